@@ -1,0 +1,1 @@
+"""Thought Preference Optimization: turn any instruction-tuned model into one that thinks before it answers."""

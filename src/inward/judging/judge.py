@@ -1,0 +1,46 @@
+"""The seam between a stage and whatever judges: whole groups of responses to one prompt, strings only.
+
+A judge never gets an `Output`, so no thought can reach it. What it could not score comes back as unscored with a reason;
+it is never zero, never a tie and never skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from inward.records import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The responses to one prompt, in any order."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What a judge said of the response at position `first`, or of `first` against `second` (positions in the group).
+
+    `value` is None if and only if `unscored` says why. `detail` is a JSON object.
+    """
+
+    first: int
+    second: int | None = None
+    value: float | None = None
+    unscored: str | None = None
+    detail: str = "{}"
+
+
+class Judge(Protocol):
+    """Anything that scores responses. `name` identifies it, with its settings, in every verdict."""
+
+    @property
+    def name(self) -> str: ...
+
+    def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
+        """Return one list of rulings a group, in the order of the groups. Every response is ruled on at least once."""
+        ...
