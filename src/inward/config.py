@@ -204,10 +204,10 @@ class ValidationSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """How work is cut and run. None of these but `shard_prompts` can alter what is stored."""
+    """How work is cut and run. `isolate` gives every stage a process of its own (unset: where there is an accelerator)."""
 
     shard_prompts: int = Field(default=64, gt=0)
-    isolate: bool = True
+    isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
 
 

@@ -1,0 +1,54 @@
+"""`inward run`: train a model to think, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe (`inward recipes`).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as training.beta=0.2 or iterations=3."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory. Default: runs/<name of the recipe>.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json to standard output at the end.")] = False,
+) -> None:
+    """Run a recipe: sample, judge, pair, train, validate, for every iteration and arm. Also continues a stopped run.
+
+    Example: inward run demo --out runs/mine iterations=1 sampling.k=4
+    """
+    from inward.cli.progress import make_reporter
+    from inward.cli.recipes import find_recipe
+    from inward.config import load_recipe
+    from inward.costs import compact
+    from inward.loop import run_loop
+    from inward.rundir import RunDir, command_to_go_on, locked, prepare
+    from inward.stages import Run
+
+    path = find_recipe(recipe)
+    settings = load_recipe(path, overrides)
+    directory = RunDir(out or Path("runs") / path.stem)
+    reporter = make_reporter()
+    try:
+        with locked(directory):
+            fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
+            reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
+            compact(directory.costs)
+            run_loop(Run(settings, directory, reporter))
+            compact(directory.costs)
+    except KeyboardInterrupt:
+        reporter.say(f"\nStopped. Everything finished is kept in {directory.root}; to go on:\n  {command_to_go_on()}")
+        raise typer.Exit(INTERRUPTED) from None
+    if json_output:
+        sys.stdout.write(directory.summary.read_text(encoding="utf-8"))
+    else:
+        from inward.cli.status import print_summary
+
+        print_summary(directory)

@@ -1,0 +1,54 @@
+"""Thought Preference Optimization (Wu et al. 2024, arXiv 2410.10630): the whole algorithm on one page.
+
+    inward run recipes/demo.toml
+
+Every arm goes through the same steps with the same prompts, seeds, judge and loss; the direct arm has no thought prompt.
+Each call below is one stage. What a stage has stored it never does again, so a run that was killed continues by running
+this page from the top. Our deviations from the paper:
+
+- a seed that does not follow the thought prompt can be *scaffolded*: the engine writes the markers (docs/design.md);
+- the reference is M_t, as in the paper; `training.reference = "seed"` takes M_0 instead;
+- the checkpoint is chosen on fresh validation samples, and the seed is measured the same way as iteration 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inward import stages
+from inward.records import Prompt
+from inward.stages import Run
+
+
+def run_loop(run: Run) -> None:
+    """Train every arm of the recipe from the seed M_0 to M_T."""
+    seed = stages.seed_model(run)
+    draw = stages.draw_prompts(run, seed)
+    models = dict.fromkeys(run.recipe.arms, seed)
+    for arm in run.recipe.arms:
+        stages.measure_seed(run, arm, seed, draw.validation)
+    stages.compare_arms(run, 0)
+    for t, prompts in enumerate(draw.iterations, start=1):
+        for arm in run.recipe.arms:
+            models[arm] = iterate(run, arm, t, models[arm], seed, prompts, draw.validation)
+        stages.compare_arms(run, t)
+    stages.summarise(run)
+
+
+def iterate(
+    run: Run, arm: str, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], validation: tuple[Prompt, ...]
+) -> Path:
+    """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
+    at = stages.at(run, arm, t)
+    if at.finished:
+        return at.model
+    stages.keep_prompts(at, prompts)
+    outputs = stages.sample(at, prompts, model)  # K outputs z, y for each p + x
+    verdicts = stages.judge(at, prompts, outputs)  # of the responses y only
+    scores = stages.score(at, outputs, verdicts)
+    pairs = stages.pair(at, outputs, scores)  # best against worst, length-controlled
+    examples = stages.examples(at, pairs, outputs)  # thought and response together
+    reference = stages.reference(at, examples, seed if run.recipe.training.reference == "seed" else model)
+    checkpoints = stages.train(at, model, examples, reference)  # DPO or IRPO
+    evaluations = [stages.validate(at, checkpoint, validation, base=model) for checkpoint in checkpoints]
+    return stages.promote(at, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -1,0 +1,193 @@
+"""The run directory: where everything is, who may write to it, and whether a recipe may continue it.
+
+runs/<name>/
+  recipe.toml  config.json  provenance.json  costs.jsonl  summary.json
+  <arm>/iter_000/                the seed's evaluation
+  <arm>/iter_001/  prompts/ outputs/ verdicts/ scores/ pairs/ reference/   Parquet shards
+                   pairing.json  checkpoints/  validation/  model/  evaluation.json
+  comparison/iter_001.json       both arms side by side
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from inward.config import Recipe, recipe_json
+from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.shards import TEMPORARY, read_json, storage_errors, write_bytes, write_json
+
+HARMLESS = ("execution.isolate",)
+"""Settings that cannot alter what is stored. `iterations` may grow as well: prompts are drawn the same way."""
+PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run. Nothing here reads or writes but the methods that say so."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def costs(self) -> Path:
+        return self.root / "costs.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    def iteration(self, arm: str, t: int) -> Path:
+        return self.root / arm / f"iter_{t:03d}"
+
+    def comparison(self, t: int) -> Path:
+        return self.root / "comparison" / f"iter_{t:03d}.json"
+
+    def iterations(self, arm: str) -> list[int]:
+        """Return the numbers of the iterations begun so far, 0 (the seed) included."""
+        return sorted(int(path.name[5:]) for path in (self.root / arm).glob("iter_[0-9][0-9][0-9]") if path.is_dir())
+
+
+def open_existing(path: Path) -> tuple[RunDir, Recipe]:
+    """Open a run to read it. Raises UsageError where there is none."""
+    run = RunDir(path)
+    if not run.config.exists():
+        raise UsageError(f"{path} is not a run directory (it has no config.json); `inward run RECIPE --out {path}` makes one")
+    return run, stored_recipe(run)
+
+
+def stored_recipe(run: RunDir) -> Recipe:
+    return Recipe.model_validate_json(run.config.read_text(encoding="utf-8"))
+
+
+def prepare(run: RunDir, recipe: Recipe, recipe_text: str) -> bool:
+    """Make the run directory, or check that `recipe` may continue it. Call while holding the lock. True if it is new.
+
+    Raises UsageError where the folder holds something else, RunChangedError where the recipe differs.
+    """
+    if run.config.exists():
+        _refuse_changes(run, stored_recipe(run), recipe)
+        _remove_leftovers(run.root)
+    elif any(path.name not in (".lock", "provenance.json", "recipe.toml") for path in run.root.iterdir()):
+        raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
+    write_bytes(run.recipe, recipe_text.encode())
+    fresh = not run.config.exists()
+    if fresh:
+        write_json(run.provenance, provenance(recipe))
+    write_bytes(run.config, recipe_json(recipe).encode())
+    return fresh
+
+
+@contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Hold the run's only writer's lock. The system frees it when the process dies, however it dies."""
+    from filelock import FileLock, Timeout
+
+    with storage_errors(run.root):
+        run.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunLockedError(
+                f"another process is working on {run.root}: wait for it, or stop it, then run the same command again"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """Return what the run was made with: versions, seed, hardware, and the commit of a source checkout."""
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "seed": recipe.seed,
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": _cores(), **_devices()},
+        "git": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    return {"devices": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]}
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
+    before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in HARMLESS]
+    if "iterations" in changed and wanted.iterations > stored.iterations:
+        changed.remove("iterations")
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)
+        raise RunChangedError(
+            f"{run.root} was made with another recipe:\n{lines}\n"
+            "Continue it with its own settings, or start a new run with another --out."
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+    return {prefix: json.dumps(tree) if isinstance(tree, list) else tree}
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Delete what a kill left half-written. Folders are the training room's to clean."""
+    for path in root.rglob(f"*{TEMPORARY}"):
+        if path.is_file():
+            path.unlink()
+
+
+def command_to_go_on(argv: list[str] | None = None) -> str:
+    import shlex
+
+    words = sys.argv if argv is None else argv
+    return shlex.join(["inward", *words[1:]])
+
+
+__all__ = ["RunDir", "command_to_go_on", "locked", "open_existing", "prepare", "provenance", "read_json", "stored_recipe"]

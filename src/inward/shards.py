@@ -1,0 +1,176 @@
+"""Records to Parquet shards and back. A shard exists whole or not at all.
+
+A shard is written under a temporary name, flushed to the disk and renamed. Its name holds its number and a hash of the
+ids of what it was made from, so that "resume" is nothing but doing the shards that are missing. The same records always
+give the same bytes: no time, host or version is written into the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from inward.errors import StorageError
+from inward.records import content_id
+
+if typing.TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+TEMPORARY = ".tmp"
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a write into a message with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.ENOSPC: "the disk is full: free some space",
+            errno.EDQUOT: "the disk quota is used up: free some space",
+            errno.EACCES: "permission denied: make the folder writable or choose another one with --out",
+            errno.EPERM: "permission denied: make the folder writable or choose another one with --out",
+            errno.EROFS: "the file system is read-only: choose another folder with --out",
+        }
+        remedy = remedies.get(error.errno or 0)
+        if remedy is None:
+            raise
+        raise StorageError(
+            f"cannot write {path}: {remedy}, then run the same command again; nothing finished is lost"
+        ) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary name, flush to disk, rename."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (where the system lets a folder be flushed)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def shard_paths(folder: Path, groups: Sequence[Sequence[str]]) -> list[Path]:
+    """Name a shard for every group of ids: `part-00003-<hash of the ids>.parquet`."""
+    return [folder / f"part-{n:05d}-{content_id(*ids)[:8]}.parquet" for n, ids in enumerate(groups)]
+
+
+def write_shard(path: Path, record_type: type[Any], records: Sequence[Any]) -> None:
+    """Write records of one type as a Parquet file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([_plain(record) for record in records], schema=schema_of(record_type))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", store_schema=False)
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_shard(path: Path, record_type: type[T]) -> list[T]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, schema=schema_of(record_type))
+    return [_build(record_type, row) for row in table.to_pylist()]
+
+
+def read_stage(folder: Path, record_type: type[T]) -> list[T]:
+    """Read all shards of a stage in their order. An absent folder holds nothing."""
+    return [record for path in sorted(folder.glob("part-*.parquet")) for record in read_shard(path, record_type)]
+
+
+def schema_of(record_type: type[Any]) -> pa.Schema:
+    """Return the Arrow schema that a record's annotations stand for."""
+    import pyarrow as pa
+
+    hints = typing.get_type_hints(record_type)
+    return pa.schema(
+        [
+            pa.field(field.name, _arrow(hints[field.name]), nullable=_optional(hints[field.name]))
+            for field in dataclasses.fields(record_type)
+        ]
+    )
+
+
+def _optional(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union) and type(None) in typing.get_args(hint)
+
+
+def _arrow(hint: Any) -> pa.DataType:
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if hint in plain:
+        return plain[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return pa.string()
+    if _optional(hint):
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return _arrow(inner)
+    if origin is tuple:
+        element = pa.int32() if arguments[0] is int else _arrow(arguments[0])  # token ids fit in 32 bits
+        return pa.list_(element)
+    if origin is dict:
+        return pa.map_(_arrow(arguments[0]), _arrow(arguments[1]))
+    assert dataclasses.is_dataclass(hint), f"no Parquet form for {hint}"
+    return pa.struct(list(schema_of(typing.cast(type, hint))))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(record_type: type[T], row: dict[str, Any]) -> T:
+    hints = typing.get_type_hints(record_type)
+    return record_type(**{name: _revive(hints[name], value) for name, value in row.items()})
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        inner = arguments[0]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            return tuple(_build(inner, item) for item in value)
+        return tuple(value)
+    if origin is dict:
+        return dict(value)
+    return value

@@ -1,0 +1,496 @@
+"""The stages of the loop, tied to the run directory: which room does the work, and where its records are kept.
+
+Rooms know nothing of folders or processes; this module is where the two meet. Each function does what is missing and
+returns what is stored.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inward.config import Recipe
+from inward.costs import Cost, append_cost, peak_memory, read_costs, seconds_by_stage
+from inward.execute import Advance, Place, Reporter, cut, devices, in_process, one, run_shards
+from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
+from inward.rundir import RunDir
+from inward.shards import read_json, write_json
+
+if TYPE_CHECKING:
+    from inward.prompts.draw import Draw
+    from inward.sampling.engine import Engine
+    from inward.training.examples import Example
+    from inward.training.reference import ReferenceLogps
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: its settings, its directory and whoever is told how far it is."""
+
+    recipe: Recipe
+    dir: RunDir
+    reporter: Reporter
+
+    @property
+    def isolate(self) -> bool:
+        """Accelerators get a process a stage, unless the recipe decides; without one a process costs more than it frees."""
+        wish = self.recipe.execution.isolate
+        return wish if wish is not None else devices() > 0
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """One iteration of one arm."""
+
+    run: Run
+    arm: str
+    t: int
+
+    @property
+    def folder(self) -> Path:
+        return self.run.dir.iteration(self.arm, self.t)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "evaluation.json").exists()
+
+    def place(self, stage: str) -> Place:
+        return Place(arm=self.arm, iteration=self.t, stage=stage)
+
+    def seed(self, purpose: str) -> int:
+        """A seed that both arms share, and that no other iteration or purpose has."""
+        from inward.sampling.sample import seed_for
+
+        return seed_for(self.run.recipe.seed, self.t, purpose)
+
+
+def at(run: Run, arm: str, t: int) -> At:
+    return At(run, arm, t)
+
+
+def seed_model(run: Run) -> Path:
+    """Return the folder of M_0, fetching an embedded model first."""
+    from inward.models import local_folder
+
+    return local_folder(run.recipe.model.path, trust_remote_code=run.recipe.model.trust_remote_code)
+
+
+def draw_prompts(run: Run, seed: Path) -> Draw:
+    """Load, check and deal out all prompts of the run, before anything else costs time."""
+    from inward.prompts import load_prompts
+    from inward.prompts.draw import check_lengths, draw
+    from inward.sampling.transformers_engine import token_counter
+
+    recipe = run.recipe
+    loaded = load_prompts(recipe.prompts)
+    count = token_counter(seed, recipe.model.trust_remote_code)
+    prompts, notes = check_lengths(loaded.prompts, count, recipe.prompts.max_tokens, recipe.prompts.unusable)
+    for note in (*loaded.notes, *notes):
+        run.reporter.say(note)
+    return draw(
+        prompts,
+        per_iteration=recipe.prompts.per_iteration,
+        validation=recipe.prompts.validation,
+        iterations=recipe.iterations,
+        seed=recipe.seed,
+    )
+
+
+def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
+    _whole(at, "prompts", Prompt, prompts, lambda items: list(items), identify=lambda prompt: prompt.id)
+
+
+def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
+    """Draw K outputs a prompt from M_t."""
+    return _sample(at, at.folder / "outputs", prompts, model, None, k=at.run.recipe.sampling.k, tries=1, stage="outputs")
+
+
+def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[Verdict]:
+    """Have the responses judged, whole groups of K together."""
+    return _judge(at, at.folder / "verdicts", prompts, outputs, stage="verdicts")
+
+
+def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
+    from inward.judging.stage import require_some_scores, score_outputs
+
+    scores = _whole(at, "scores", Score, verdicts, lambda items: score_outputs(outputs, items), identify=lambda v: v.id)
+    require_some_scores(scores)
+    return scores
+
+
+def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score]) -> list[Pair]:
+    """Make the pairs; `pairing.json` counts them and says why the other prompts gave none."""
+    from inward.errors import TrainingError
+    from inward.pairing.pair import Pairing, describe, pair_outputs
+
+    settings, seed = at.run.recipe.pairing, at.seed("pairs")
+
+    def work(items: Sequence[Score]) -> list[Pair]:
+        pairing: Pairing = pair_outputs(outputs, items, settings, seed=seed)
+        write_json(at.folder / "pairing.json", describe(pairing, outputs))
+        return list(pairing.pairs)
+
+    pairs = _whole(at, "pairs", Pair, scores, work, identify=lambda score: score.output_id)
+    if not pairs:
+        skipped = read_json(at.folder / "pairing.json")["skipped"]
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(skipped.items()))
+        raise TrainingError(
+            f"{at.arm} iteration {at.t}: no prompt gave a pair ({reasons}). Use prompts on which the model's outputs differ, "
+            "a larger sampling.k, or a judge with finer scores; then start a new run"
+        )
+    return pairs
+
+
+def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output]) -> list[Example]:
+    from inward.training.examples import make_examples
+
+    return make_examples(pairs, outputs, learn_written=at.run.recipe.training.learn_written)
+
+
+def reference(at: At, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
+    """Store the reference's log-probabilities before the first step."""
+    from inward.training.reference import ReferenceLogps
+
+    recipe = at.run.recipe
+    return run_shards(
+        at.folder / "reference",
+        ReferenceLogps,
+        cut(examples, recipe.execution.shard_prompts, lambda example: example.pair_id),
+        identify=lambda example: example.pair_id,
+        place=at.place("reference"),
+        start=partial(_start_reference, model, recipe),
+        work=partial(_work_reference, recipe),
+        costs=at.run.dir.costs,
+        reporter=at.run.reporter,
+        unit="pairs",
+        isolate=at.run.isolate,
+    )
+
+
+def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
+    """Train from M_t; return one checkpoint an epoch."""
+    run, out = at.run, at.folder / "checkpoints"
+    epochs = run.recipe.training.epochs
+    finished = [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
+    label = f"{at.arm} iteration {at.t}: training"
+    if not all(path.exists() for path in finished):
+        run.reporter.begin(label, len(examples) * epochs, "pairs")
+        in_process(
+            _train,
+            model,
+            tuple(examples),
+            tuple(reference),
+            run.recipe,
+            out,
+            at.seed("training"),
+            at.place("training"),
+            run.dir.costs,
+            advance=run.reporter.advance,
+            isolate=run.isolate,
+            label=label,
+        )
+        run.reporter.end()
+    return finished
+
+
+def validate(at: At, model: Path, prompts: Sequence[Prompt], *, base: Path | None, name: str | None = None) -> Evaluation:
+    """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
+    from inward.evaluation.summarise import evaluate
+    from inward.judging.stage import score_outputs
+
+    name = name or model.name
+    folder = at.folder / "validation" / name
+    settings = at.run.recipe.validation
+    stage = f"validation of {name}"
+    outputs = _sample(at, folder / "outputs", prompts, model, base, k=settings.samples, tries=settings.tries, stage=stage)
+    verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging of {name}")
+    evaluation = evaluate(name, at.arm, outputs, score_outputs(outputs, verdicts), settings, verdicts=verdicts)
+    write_json(folder / "evaluation.json", asdict(evaluation))
+    return evaluation
+
+
+def measure_seed(run: Run, arm: str, seed: Path, prompts: Sequence[Prompt]) -> None:
+    """Measure M_0 in one arm's format: iteration 0, what every later figure is compared with."""
+    here = at(run, arm, 0)
+    if not here.finished:
+        evaluation = validate(here, seed, prompts, base=None, name="seed")
+        write_json(here.folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": asdict(evaluation)}})
+        _report(here, evaluation)
+
+
+def promote(at: At, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
+    """Make the best checkpoint the next model, note why, and delete what is no longer needed."""
+    from inward.evaluation.summarise import choose
+    from inward.training.checkpoint import promote as make_model
+
+    best = choose(evaluations)
+    if not at.model.exists():
+        make_model(checkpoints[best], base, at.model)
+    write_json(
+        at.folder / "evaluation.json",
+        {"chosen": checkpoints[best].name, "evaluations": {item.model: asdict(item) for item in evaluations}},
+    )
+    for checkpoint in checkpoints:
+        if not (checkpoint / "adapter_config.json").exists():  # an adapter is small, and kept
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    _report(at, evaluations[best])
+    return at.model
+
+
+def compare_arms(run: Run, t: int) -> None:
+    """Store thinking against direct on the same validation prompts, with a paired interval."""
+    from inward.evaluation.summarise import compare
+
+    if set(run.recipe.arms) != {"thinking", "direct"}:
+        return
+    thinking, direct = (chosen_evaluation(run.dir, arm, t) for arm in ("thinking", "direct"))
+    comparison = compare(thinking, direct, run.recipe.validation)
+    write_json(run.dir.comparison(t), asdict(comparison))
+
+
+def chosen_evaluation(directory: RunDir, arm: str, t: int) -> Evaluation:
+    """Return the stored evaluation of the model that iteration t chose (t = 0: the seed)."""
+    stored = read_json(directory.iteration(arm, t) / "evaluation.json")
+    return Evaluation(**stored["evaluations"][stored["chosen"]])
+
+
+def summarise(run: Run) -> None:
+    """Write `summary.json`: what the run came to, for people and programs that want one file."""
+    from inward.summary import summary
+
+    write_json(run.dir.summary, summary(run.dir, run.recipe, read_costs(run.dir.costs)))
+
+
+def _report(at: At, evaluation: Evaluation) -> None:
+    if evaluation.score is None:
+        at.run.reporter.say(f"{at.arm} iteration {at.t}: nothing could be scored")
+        return
+    at.run.reporter.say(
+        f"{at.arm} iteration {at.t}: validation score {evaluation.score:.3f} "
+        f"[{evaluation.low:.3f}, {evaluation.high:.3f}], {evaluation.model}"
+    )
+
+
+def _whole(
+    at: At,
+    stage: str,
+    record_type: type[Any],
+    items: Sequence[Any],
+    work: Callable[[Sequence[Any]], list[Any]],
+    *,
+    identify: Callable[[Any], str],
+) -> list[Any]:
+    """Run a stage that is cheap and needs all its items at once: one shard, in this process, no progress shown."""
+    return run_shards(
+        at.folder / stage,
+        record_type,
+        [items],
+        identify=identify,
+        place=at.place(stage),
+        start=lambda: None,
+        work=lambda _, group, __: work(group),
+        costs=at.run.dir.costs,
+        reporter=Silent(),
+        unit="items",
+        isolate=False,
+    )
+
+
+class Silent:
+    """A reporter that says nothing: for stages too short to show, and for tests."""
+
+    def begin(self, label: str, total: int, unit: str) -> None: ...
+
+    def advance(self, items: int, tokens: int) -> None: ...
+
+    def end(self, note: str = "") -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+def _sample(
+    at: At, folder: Path, prompts: Sequence[Prompt], model: Path, base: Path | None, *, k: int, tries: int, stage: str
+) -> list[Output]:
+    recipe = at.run.recipe
+    by_length = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
+    evaluating = folder.parent.parent.name == "validation"
+    temperature = recipe.validation.temperature if evaluating else recipe.sampling.temperature
+    return run_shards(
+        folder,
+        Output,
+        cut(by_length, recipe.execution.shard_prompts, lambda prompt: prompt.id),
+        identify=lambda prompt: prompt.id,
+        place=at.place(stage),
+        start=partial(start_engine, recipe, model, base),
+        work=partial(_work_sample, recipe, at.arm, k, tries, at.seed("validation" if evaluating else "outputs"), temperature),
+        costs=at.run.dir.costs,
+        reporter=at.run.reporter,
+        unit="prompts",
+        isolate=at.run.isolate,
+        tokens=_length,
+    )
+
+
+def _judge(at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Output], *, stage: str) -> list[Verdict]:
+    recipe = at.run.recipe
+    return run_shards(
+        folder,
+        Verdict,
+        cut(outputs, recipe.execution.shard_prompts, lambda output: output.prompt_id),
+        identify=lambda output: output.id,
+        place=at.place(stage),
+        start=partial(_start_judge, recipe),
+        work=partial(_work_judge, tuple(prompts)),
+        costs=at.run.dir.costs,
+        reporter=at.run.reporter,
+        unit="outputs",
+        isolate=at.run.isolate and recipe.judge.kind != "verifiable",
+        calls=one,
+    )
+
+
+def _length(output: Output) -> int:
+    return len(output.tokens)
+
+
+def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
+    """Load the engine of a recipe for a model folder, or for an adapter on `base`."""
+    from inward.sampling.transformers_engine import load_engine
+
+    _set_threads(recipe)
+    return load_engine(
+        model,
+        base=base,
+        dtype=recipe.model.dtype,
+        rows=recipe.sampling.rows,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+
+
+def _work_sample(
+    recipe: Recipe,
+    arm: str,
+    k: int,
+    tries: int,
+    seed: int,
+    temperature: float,
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    advance: Advance,
+) -> list[Output]:
+    from inward.sampling.engine import Decoding
+    from inward.sampling.sample import sample as draw_samples
+    from inward.sampling.sample import seed_for
+
+    settings = recipe.sampling
+    scaffold = recipe.thought.scaffold if arm == "thinking" else None
+    return draw_samples(
+        prompts,
+        engine,
+        recipe.thought_format("thinking" if arm == "thinking" else "direct"),
+        Decoding(temperature=temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=settings.max_new_tokens),
+        k=k,
+        seed=seed_for(seed, *(prompt.id for prompt in prompts)),
+        scaffold_budget=scaffold.budget if scaffold else None,
+        tries=tries,
+        progress=advance,
+    )
+
+
+def _start_judge(recipe: Recipe) -> Any:
+    from inward.judging import make_judge
+
+    _set_threads(recipe)
+    return make_judge(recipe.judge)
+
+
+def _work_judge(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
+    from inward.judging.stage import judge_outputs
+
+    wanted = {output.prompt_id for output in outputs}
+    verdicts = judge_outputs([prompt for prompt in prompts if prompt.id in wanted], outputs, judge)
+    advance(len(outputs), 0)
+    return verdicts
+
+
+def _start_reference(model: Path, recipe: Recipe) -> Any:
+    from inward.training.model import load_model
+
+    _set_threads(recipe)
+    return load_model(model, recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
+
+
+def _work_reference(recipe: Recipe, model: Any, examples: Sequence[Example], advance: Advance) -> list[ReferenceLogps]:
+    from inward.training.reference import reference_logps
+
+    rows = reference_logps(model, examples, recipe.training)
+    advance(len(examples), 0)
+    return rows
+
+
+def _train(
+    model: Path,
+    examples: Sequence[Example],
+    reference: Sequence[ReferenceLogps],
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    place: Place,
+    costs: Path,
+    advance: Advance,
+) -> None:
+    import time
+
+    from inward.training.train import StepMetrics, train
+
+    _set_threads(recipe)
+    began, tokens = time.perf_counter(), 0
+
+    def on_step(step: StepMetrics) -> None:
+        nonlocal tokens
+        tokens += step.tokens
+        advance(step.pairs, step.tokens)
+
+    train(
+        model,
+        examples,
+        reference,
+        recipe.training,
+        out,
+        seed=seed,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+        on_step=on_step,
+    )
+    seconds = time.perf_counter() - began
+    cost = Cost(
+        arm=place.arm,
+        iteration=place.iteration,
+        stage=place.stage,
+        part="all",
+        seconds=seconds,
+        device_seconds=seconds * devices(),
+        items=len(examples),
+        tokens=tokens,
+        judge_calls=0,
+        peak_memory=peak_memory(),
+    )
+    append_cost(costs, cost)
+
+
+def _set_threads(recipe: Recipe) -> None:
+    if recipe.execution.threads:
+        import torch
+
+        torch.set_num_threads(recipe.execution.threads)
+
+
+__all__ = ["At", "Run", "Silent", "at", "content_id", "replace"]

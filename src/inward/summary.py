@@ -1,0 +1,63 @@
+"""What a finished run came to: `summary.json`, derived from the run directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inward.config import Recipe
+from inward.costs import Cost, seconds_by_stage
+from inward.rundir import RunDir
+from inward.shards import read_json
+
+FIGURES = (
+    "score",
+    "low",
+    "high",
+    "prompts",
+    "outputs",
+    "unscored",
+    "format_errors",
+    "unresolved",
+    "thought_length",
+    "response_length",
+    "metrics",
+)
+
+
+def summary(run: RunDir, recipe: Recipe, costs: Sequence[Cost]) -> dict[str, Any]:
+    """Return seconds by stage, every arm's figures by iteration, and the arms against each other.
+
+    Lengths are in characters; intervals are 95% bootstrap intervals over validation prompts.
+    """
+    return {
+        "seconds": {name: round(seconds, 2) for name, seconds in seconds_by_stage(map(_merged, costs)).items()},
+        "tokens": sum(cost.tokens for cost in costs),
+        "judge_calls": sum(cost.judge_calls for cost in costs),
+        "arms": {arm: [_iteration(run.iteration(arm, t), t) for t in run.iterations(arm)] for arm in recipe.arms},
+        "thinking_minus_direct": [
+            {"iteration": int(path.stem[5:]), **read_json(path)}
+            for path in sorted((run.root / "comparison").glob("iter_*.json"))
+        ],
+    }
+
+
+def _merged(cost: Cost) -> Cost:
+    """Book the sampling and judging of every validated checkpoint under one name."""
+    from dataclasses import replace
+
+    if cost.stage.startswith(("validation of", "judging of")):
+        return replace(cost, stage="validation")
+    return cost
+
+
+def _iteration(folder: Path, t: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"iteration": t, "finished": (folder / "evaluation.json").exists()}
+    if row["finished"]:
+        stored = read_json(folder / "evaluation.json")
+        chosen = stored["evaluations"][stored["chosen"]]
+        row |= {"checkpoint": stored["chosen"], **{key: chosen[key] for key in FIGURES}}
+    if (folder / "pairing.json").exists():
+        row |= read_json(folder / "pairing.json")
+    return row
