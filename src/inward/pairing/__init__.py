@@ -1,0 +1,1 @@
+"""Scores to pairs: length control, best and worst, format errors. Pure functions of records."""
