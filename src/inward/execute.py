@@ -167,7 +167,8 @@ def in_process(function: Callable[..., T], *arguments: Any, advance: Callable[..
     theirs.close()
     watched.close()
     try:
-        return _listen(ours, process, advance, label)
+        result: T = _listen(ours, process, advance, label)
+        return result
     finally:
         process.terminate()
         process.join()

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import Recipe
-from inward.costs import Cost, append_cost, peak_memory, read_costs, seconds_by_stage
+from inward.costs import Cost, append_cost, peak_memory, read_costs
 from inward.execute import Advance, Place, Reporter, cut, devices, in_process, one, run_shards
-from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
+from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.rundir import RunDir
 from inward.shards import read_json, write_json
 
@@ -110,7 +110,9 @@ def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
 
 def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     """Draw K outputs a prompt from M_t."""
-    return _sample(at, at.folder / "outputs", prompts, model, None, k=at.run.recipe.sampling.k, tries=1, stage="outputs")
+    settings = at.run.recipe.sampling
+    draws = Draws(k=settings.k, tries=1, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    return _sample(at, at.folder / "outputs", prompts, model, None, draws, stage="outputs", purpose="outputs")
 
 
 def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[Verdict]:
@@ -203,15 +205,38 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
 
 def validate(at: At, model: Path, prompts: Sequence[Prompt], *, base: Path | None, name: str | None = None) -> Evaluation:
     """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
+    name = name or model.name
+    return measure(at, at.folder / "validation" / name, model, prompts, base=base, name=name, purpose="validation")
+
+
+def measure(
+    at: At,
+    folder: Path,
+    model: Path,
+    prompts: Sequence[Prompt],
+    *,
+    base: Path | None,
+    name: str,
+    purpose: str,
+    max_new_tokens: int | None = None,
+) -> Evaluation:
+    """Sample, judge and sum up a model on a set of prompts; everything is stored under `folder`.
+
+    The seed of the samples depends on the iteration and the purpose only: both arms and all checkpoints share it.
+    """
     from inward.evaluation.summarise import evaluate
     from inward.judging.stage import score_outputs
 
-    name = name or model.name
-    folder = at.folder / "validation" / name
-    settings = at.run.recipe.validation
-    stage = f"validation of {name}"
-    outputs = _sample(at, folder / "outputs", prompts, model, base, k=settings.samples, tries=settings.tries, stage=stage)
-    verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging of {name}")
+    settings, recipe = at.run.recipe.validation, at.run.recipe
+    draws = Draws(
+        k=settings.samples,
+        tries=settings.tries,
+        temperature=settings.temperature,
+        max_new_tokens=max_new_tokens or recipe.sampling.max_new_tokens,
+    )
+    stage = f"{purpose} of {name}"
+    outputs = _sample(at, folder / "outputs", prompts, model, base, draws, stage=stage, purpose=purpose)
+    verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
     evaluation = evaluate(name, at.arm, outputs, score_outputs(outputs, verdicts), settings, verdicts=verdicts)
     write_json(folder / "evaluation.json", asdict(evaluation))
     return evaluation
@@ -316,13 +341,29 @@ class Silent:
     def say(self, line: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """How many samples a prompt, how often a format error is drawn again, how hot and how long."""
+
+    k: int
+    tries: int
+    temperature: float
+    max_new_tokens: int
+
+
 def _sample(
-    at: At, folder: Path, prompts: Sequence[Prompt], model: Path, base: Path | None, *, k: int, tries: int, stage: str
+    at: At,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    model: Path,
+    base: Path | None,
+    draws: Draws,
+    *,
+    stage: str,
+    purpose: str,
 ) -> list[Output]:
     recipe = at.run.recipe
     by_length = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-    evaluating = folder.parent.parent.name == "validation"
-    temperature = recipe.validation.temperature if evaluating else recipe.sampling.temperature
     return run_shards(
         folder,
         Output,
@@ -330,7 +371,7 @@ def _sample(
         identify=lambda prompt: prompt.id,
         place=at.place(stage),
         start=partial(start_engine, recipe, model, base),
-        work=partial(_work_sample, recipe, at.arm, k, tries, at.seed("validation" if evaluating else "outputs"), temperature),
+        work=partial(_work_sample, recipe, at.arm, draws, at.seed(purpose)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="prompts",
@@ -376,15 +417,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
 
 
 def _work_sample(
-    recipe: Recipe,
-    arm: str,
-    k: int,
-    tries: int,
-    seed: int,
-    temperature: float,
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    advance: Advance,
+    recipe: Recipe, arm: str, draws: Draws, seed: int, engine: Engine, prompts: Sequence[Prompt], advance: Advance
 ) -> list[Output]:
     from inward.sampling.engine import Decoding
     from inward.sampling.sample import sample as draw_samples
@@ -392,15 +425,18 @@ def _work_sample(
 
     settings = recipe.sampling
     scaffold = recipe.thought.scaffold if arm == "thinking" else None
+    decoding = Decoding(
+        temperature=draws.temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=draws.max_new_tokens
+    )
     return draw_samples(
         prompts,
         engine,
         recipe.thought_format("thinking" if arm == "thinking" else "direct"),
-        Decoding(temperature=temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=settings.max_new_tokens),
-        k=k,
+        decoding,
+        k=draws.k,
         seed=seed_for(seed, *(prompt.id for prompt in prompts)),
         scaffold_budget=scaffold.budget if scaffold else None,
-        tries=tries,
+        tries=draws.tries,
         progress=advance,
     )
 
@@ -491,6 +527,3 @@ def _set_threads(recipe: Recipe) -> None:
         import torch
 
         torch.set_num_threads(recipe.execution.threads)
-
-
-__all__ = ["At", "Run", "Silent", "at", "content_id", "replace"]

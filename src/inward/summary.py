@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,9 @@ def summary(run: RunDir, recipe: Recipe, costs: Sequence[Cost]) -> dict[str, Any
 
 def _merged(cost: Cost) -> Cost:
     """Book the sampling and judging of every validated checkpoint under one name."""
-    from dataclasses import replace
-
-    if cost.stage.startswith(("validation of", "judging of")):
-        return replace(cost, stage="validation")
+    for purpose in ("validation", "benchmark"):
+        if purpose in cost.stage:
+            return replace(cost, stage=purpose)
     return cost
 
 
