@@ -9,6 +9,7 @@ stands in for it where the judge has none. What the *judge* could not score is c
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -16,7 +17,7 @@ from statistics import fmean
 from inward.config import ValidationSettings
 from inward.errors import JudgeError
 from inward.evaluation.bootstrap import PairedInterval, bootstrap_mean, paired_bootstrap
-from inward.records import Evaluation, Output, Score
+from inward.records import Evaluation, Output, Score, Verdict
 
 UNRESOLVED_ZERO = "score_unresolved_zero"
 
@@ -28,13 +29,15 @@ def evaluate(
     scores: Sequence[Score],
     settings: ValidationSettings,
     *,
+    verdicts: Sequence[Verdict] = (),
     lowest: float | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Return the figures of one model on one set of prompts; they do not depend on the order of the records.
 
     `lowest` is the lowest score that the judge can give (`inward.judging.lowest_score`), None where it has none. Every
-    output needs its score record. With nothing scored at all, `score` is None and the rest still holds.
+    output needs its score record. Numbers and truth values in the verdicts' details become metrics `judge.<key>`: means over
+    the verdicts that hold them. With nothing scored at all, `score` is None and the rest still holds.
     """
     assert outputs, "nothing to evaluate"
     value_of = {score.output_id: score.value for score in scores}
@@ -43,7 +46,7 @@ def evaluate(
         by_prompt[output.prompt_id].append(output)
     means = _means(by_prompt, lambda output: value_of[output.id])
     interval = bootstrap_mean(list(means.values()), resamples=settings.bootstrap, seed=seed) if means else None
-    metrics: dict[str, float] = {}
+    metrics = _details(verdicts)
     if lowest is not None:
         floored = _means(by_prompt, lambda output: lowest if output.response is None else value_of[output.id])
         if floored:
@@ -66,12 +69,12 @@ def evaluate(
     )
 
 
-def compare(thinking: Evaluation, direct: Evaluation, *, resamples: int = 2000, seed: int = 0) -> PairedInterval:
+def compare(thinking: Evaluation, direct: Evaluation, settings: ValidationSettings, *, seed: int = 0) -> PairedInterval:
     """Return thinking - direct over the prompts scored in both arms. Raises `UsageError` where there are none.
 
     Prompts without any response in one arm drop out, to the gain of that arm: `left_out` says how many.
     """
-    return paired_bootstrap(thinking.score_by_prompt, direct.score_by_prompt, resamples=resamples, seed=seed)
+    return paired_bootstrap(thinking.score_by_prompt, direct.score_by_prompt, resamples=settings.bootstrap, seed=seed)
 
 
 def choose(evaluations: Sequence[Evaluation]) -> int:
@@ -99,6 +102,15 @@ def _means(by_prompt: Mapping[str, list[Output]], value: Callable[[Output], floa
     """Return the mean over each prompt's outputs that have a value; a prompt without any is left out."""
     found = {prompt: [v for output in outputs if (v := value(output)) is not None] for prompt, outputs in by_prompt.items()}
     return {prompt: fmean(values) for prompt, values in found.items() if values}
+
+
+def _details(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.id):
+        for key, value in json.loads(verdict.detail).items():
+            if isinstance(value, bool | int | float):
+                found[f"judge.{key}"].append(float(value))
+    return {key: fmean(found[key]) for key in sorted(found)}
 
 
 def _mean_length(texts: Sequence[str | None]) -> float | None:

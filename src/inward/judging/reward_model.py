@@ -189,8 +189,7 @@ def _turns(prompt: str, response: str) -> list[dict[str, str]]:
 
 
 def _ruling(row: _Row, value: float) -> Ruling:
-    cut = row.full > len(row.tokens)
-    detail = json.dumps({"truncated": True, "tokens": row.full} if cut else {"tokens": row.full})
+    detail = json.dumps({"truncated": row.full > len(row.tokens), "tokens": row.full})
     if not math.isfinite(value):
         return Ruling(first=row.first, unscored=f"the reward model gave {value}", detail=detail)
     return Ruling(first=row.first, value=value, detail=detail)

@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from inward.config import PairingSettings
 from inward.records import Output, Pair, PairKind, Score, content_id
@@ -35,22 +36,6 @@ class Pairing:
     pairs: list[Pair]
     skipped: dict[str, int]
     inverted: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairStats:
-    """What there is to know of a pairing at a glance.
-
-    Lengths are means in characters of the responses of *scored* pairs, None where there are none. The paper's rule for
-    rho: raise it until `chosen_length` does not exceed `rejected_length`.
-    """
-
-    prompts: int
-    pairs: int
-    format_error_pairs: int
-    inverted: int
-    chosen_length: float | None
-    rejected_length: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +80,22 @@ def pair_outputs(outputs: Sequence[Output], scores: Sequence[Score], settings: P
     )
 
 
-def pair_stats(pairing: Pairing, outputs: Sequence[Output]) -> PairStats:
-    """Return counts and the mean response lengths of the scored pairs. `outputs` must hold every output of the pairs."""
+def describe(pairing: Pairing, outputs: Sequence[Output]) -> dict[str, Any]:
+    """Return what there is to know of a pairing as plain values. `outputs` must hold every output of the pairs.
+
+    Lengths are means in characters of the responses of *scored* pairs, None where there are none. The paper's rule for
+    rho: raise it until `chosen_length` does not exceed `rejected_length`.
+    """
     length_of = {output.id: len(output.response) for output in outputs if output.response is not None}
     scored = [pair for pair in pairing.pairs if pair.kind == "scored"]
-    return PairStats(
-        prompts=len(pairing.pairs) + sum(pairing.skipped.values()),
-        pairs=len(pairing.pairs),
-        format_error_pairs=len(pairing.pairs) - len(scored),
-        inverted=pairing.inverted,
-        chosen_length=statistics.fmean(length_of[pair.chosen_id] for pair in scored) if scored else None,
-        rejected_length=statistics.fmean(length_of[pair.rejected_id] for pair in scored) if scored else None,
-    )
+    return {
+        "pairs": len(pairing.pairs),
+        "format_error_pairs": len(pairing.pairs) - len(scored),
+        "inverted": pairing.inverted,
+        "skipped": pairing.skipped,
+        "chosen_length": statistics.fmean(length_of[pair.chosen_id] for pair in scored) if scored else None,
+        "rejected_length": statistics.fmean(length_of[pair.rejected_id] for pair in scored) if scored else None,
+    }
 
 
 def normalise(values: Sequence[float]) -> list[float]:
