@@ -88,6 +88,24 @@ def resolve(path: str) -> Path | str:
     return path
 
 
+def local_folder(path: str, *, trust_remote_code: bool = False) -> Path:
+    """Return the folder of any model `resolve` knows, downloading a Hub name's files first (the code among them only if
+    it is trusted).
+
+    Raises UsageError where there is no such model or no way to it.
+    """
+    found = resolve(path)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import snapshot_download
+
+    files = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
+    try:
+        return Path(snapshot_download(found, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        raise missing_model(path, error) from error
+
+
 def missing_model(path: str, error: Exception) -> UsageError:
     """Return the error for a Hub name that could not be loaded, with the first line of why."""
     lines = str(error).strip().splitlines()
