@@ -33,7 +33,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib import metadata
 
-        output.line(f"inward {metadata.version('inward')}")
+        output.write(f"inward {metadata.version('inward')}")
         raise typer.Exit
 
 

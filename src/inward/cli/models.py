@@ -51,4 +51,4 @@ def get(name: Annotated[str, typer.Argument(help="Name of an embedded model, suc
 
     if name not in models.EMBEDDED:
         raise UsageError(f"no embedded model is called {name!r}; there is {', '.join(models.EMBEDDED)}")
-    output.line(str(models.get_smollm2(report=output.note)))
+    output.write(str(models.get_smollm2(report=output.note)))

@@ -29,7 +29,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def line(text: str = "") -> None:
+def write(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
@@ -41,7 +41,7 @@ def note(text: str) -> None:
 def styled(text: str, style: str) -> None:
     """Write already clean text, in a rich style such as "dim" or "bold" on a terminal."""
     if not on_terminal():
-        return line(text)
+        return write(text)
     from rich.console import Console
     from rich.text import Text
 
@@ -49,7 +49,7 @@ def styled(text: str, style: str) -> None:
 
 
 def json_document(value: Any) -> None:
-    line(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -58,10 +58,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     if on_terminal():
         return _drawn(headers, cells, title)
     if title:
-        line(title)
+        write(title)
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     for row in [list(headers), *cells]:
-        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return None
 
 

@@ -76,4 +76,4 @@ def show(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")])
     Example:
       inward recipes show demo > mine.toml
     """
-    output.line(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+    output.write(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))

@@ -125,17 +125,17 @@ def _show_prompt(at: View, found: dict[str, Any]) -> None:
     output.styled(
         f"{found['arm']}, iteration {found['iteration']}, prompt {found['id']} ({output.clean(found['source'])})", "bold"
     )
-    output.line(output.clean(found["prompt"]))
-    output.line()
+    output.write(output.clean(found["prompt"]))
+    output.write()
     if output.on_terminal():
         _show_side_by_side(found["outputs"])
         return
     for item in found["outputs"]:
-        output.line(f"--- {_heading(item)}")
+        output.write(f"--- {_heading(item)}")
         if item["thought"]:
-            output.line(f"[thought] {output.clean(item['thought'])}")
-        output.line(output.clean(_answer(item)))
-        output.line()
+            output.write(f"[thought] {output.clean(item['thought'])}")
+        output.write(output.clean(_answer(item)))
+        output.write()
 
 
 def _show_side_by_side(items: Sequence[dict[str, Any]]) -> None:

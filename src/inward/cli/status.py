@@ -115,7 +115,7 @@ def _show_stages(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         total = "?" if row["total"] is None else row["total"]
         by_place.setdefault((row["iteration"], row["arm"]), {})[row["stage"]] = f"{row['done']}/{total}"
-    output.line()
+    output.write()
     output.table(
         ["iteration", "arm", *names],
         [[t, arm, *(cells.get(name) for name in names)] for (t, arm), cells in by_place.items()],
@@ -141,13 +141,13 @@ def _show_figures(arms: dict[str, list[dict[str, Any]]]) -> None:
     ]
     heads = ["iteration", "arm", "pairs", "model", "score", "95% interval", "format errors", "thought", "response"]
     if rows:
-        output.line()
+        output.write()
         output.table(heads, rows, title="Validation (iteration 0 is the seed; lengths in characters)")
 
 
 def _show_comparisons(rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        output.line()
+        output.write()
         output.table(
             ["iteration", "difference", "95% interval", "p", "prompts", "left out"],
             [[r["iteration"], r["difference"], _interval(r), r["p"], r["prompts"], r["left_out"]] for r in rows],
@@ -160,10 +160,10 @@ def _show_costs(found: dict[str, Any], costs: Sequence[Cost]) -> None:
 
     if not costs:
         return
-    output.line()
+    output.write()
     output.table(["stage", "time"], [[name, clock(seconds)] for name, seconds in found["seconds"].items()], title="Costs")
     peak = max(cost.peak_memory for cost in costs) / 2**30
-    output.line(
+    output.write(
         f"{clock(sum(found['seconds'].values()))} in all, {found['tokens']:,} tokens, {found['judge_calls']:,} judgements, "
         f"at most {peak:.1f} GiB of memory"
     )
