@@ -1,0 +1,166 @@
+"""Laws of pairing: what holds for any outputs, any scores, any settings (METHOD.md steps 4 and 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tests.build import output, score
+
+from inward.config import PairingSettings
+from inward.pairing.pair import Pairing, normalise, pair_outputs
+from inward.records import Output, Score
+
+REASONS = {
+    "all outputs malformed",
+    "no output scored",
+    "fewer than two scored",
+    "all scores equal",
+    "gap below min_gap",
+    "identical texts",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    outputs: list[Output]
+    scores: list[Score]
+
+
+FINITE = st.floats(-1e6, 1e6)
+COARSE = st.sampled_from([0.0, 1 / 3, 0.5, 1.0])  # what a verifiable judge gives: ties are the rule
+LENGTHS = st.integers(1, 60)
+
+
+@st.composite
+def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, *, sound: bool = False) -> Stage:
+    """Up to eight prompts of up to five outputs, each one scored, unscored or malformed (`sound`: all scored)."""
+    outputs, scores = [], []
+    for p in range(draw(st.integers(1, 8))):
+        for k in range(draw(st.integers(1, 5))):
+            kind = "scored" if sound else draw(st.sampled_from(["scored", "scored", "scored", "unscored", "malformed"]))
+            response = None if kind == "malformed" else "x" * draw(LENGTHS)
+            made = output(f"o{p}-{k}", f"p{p}", response, thought=f"thought {p}-{k}")
+            outputs.append(made)
+            scores.append(score(made, draw(values) if kind == "scored" else None))
+    return Stage(outputs, scores)
+
+
+SETTINGS = st.builds(
+    PairingSettings,
+    rho=st.sampled_from([0.0, 0.1, 0.5]),
+    format_errors=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
+    min_gap=st.sampled_from([0.0, 0.4]),
+)
+
+
+def run(stage: Stage, settings: PairingSettings, seed: int = 0) -> Pairing:
+    return pair_outputs(stage.outputs, stage.scores, settings, seed=seed)
+
+
+@given(stages(), SETTINGS, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_the_order_of_records_changes_nothing(stage, settings, seed, random) -> None:
+    shuffled = Stage(random.sample(stage.outputs, len(stage.outputs)), random.sample(stage.scores, len(stage.scores)))
+    assert run(shuffled, settings, seed) == run(stage, settings, seed)
+
+
+@given(stages(), SETTINGS)
+def test_only_scored_outputs_are_chosen_and_unscored_ones_stay_out(stage, settings) -> None:
+    of = {made.id: made for made in stage.outputs}
+    value = {item.output_id: item.value for item in stage.scores}
+    for pair in run(stage, settings).pairs:
+        chosen, rejected = of[pair.chosen_id], of[pair.rejected_id]
+        assert chosen.prompt_id == rejected.prompt_id == pair.prompt_id
+        assert value[chosen.id] is not None
+        assert pair.chosen_score == value[chosen.id]
+        assert pair.rejected_score == value[rejected.id]
+        if pair.kind == "scored":
+            assert rejected.response is not None
+            assert chosen.text != rejected.text
+            assert pair.margin is not None
+            assert pair.margin >= 0
+        else:
+            assert rejected.response is None
+            assert pair.margin is None
+
+
+@given(stages(), SETTINGS)
+def test_the_share_of_malformed_rejects_is_kept(stage, settings) -> None:
+    pairs = run(stage, settings).pairs
+    malformed = sum(pair.kind == "format_error" for pair in pairs)
+    assert malformed <= Fraction(str(settings.format_errors)) * len(pairs)
+
+
+@given(stages(), SETTINGS)
+def test_every_prompt_gives_a_pair_or_is_counted(stage, settings) -> None:
+    pairing = run(stage, settings)
+    prompts = {made.prompt_id for made in stage.outputs}
+    assert len({pair.prompt_id for pair in pairing.pairs}) == len(pairing.pairs)
+    assert len(pairing.pairs) + sum(pairing.skipped.values()) == len(prompts)
+    assert set(pairing.skipped) <= REASONS
+
+
+@given(stages(), st.integers(0, 3))
+def test_without_length_control_best_and_worst_raw_scores_are_paired(stage, seed) -> None:
+    for pair in run(stage, PairingSettings(rho=0.0, format_errors=0.0), seed).pairs:
+        values = [s.value for s in stage.scores if s.prompt_id == pair.prompt_id and s.value is not None]
+        assert pair.chosen_score == max(values)
+        assert pair.rejected_score == min(values)
+
+
+@given(
+    stages(st.integers(-50, 50).map(float)), st.sampled_from([0.0, 0.25, 0.5]), st.integers(-9, 9), st.sampled_from([0.5, 2, 7])
+)
+def test_shifting_and_scaling_the_scores_changes_no_pair(stage, rho, shift, scale) -> None:
+    settings = PairingSettings(rho=rho)
+    moved = [
+        Score(
+            output_id=s.output_id,
+            prompt_id=s.prompt_id,
+            value=None if s.value is None else scale * s.value + shift,
+            unscored=s.unscored,
+        )
+        for s in stage.scores
+    ]
+    before, after = run(stage, settings), run(Stage(stage.outputs, moved), settings)
+    assert [pair.id for pair in after.pairs] == [pair.id for pair in before.pairs]
+    assert after.skipped == before.skipped
+
+
+@given(stages(COARSE, sound=True), st.integers(0, 9))
+def test_a_pair_maximises_the_length_controlled_score_as_numpy_computes_it(stage, seed) -> None:
+    for pair in run(stage, PairingSettings(rho=0.5), seed).pairs:
+        group = [(o, s.value) for o, s in zip(stage.outputs, stage.scores, strict=True) if o.prompt_id == pair.prompt_id]
+        scores = np.array([value for _, value in group])
+        lengths = np.array([len(o.response) for o, _ in group], dtype=float)
+        spread = lengths.std() or 1.0
+        controlled = (scores - scores.mean()) / scores.std() - 0.5 * (lengths - lengths.mean()) / spread
+        at = {o.id: index for index, (o, _) in enumerate(group)}
+        assert controlled[at[pair.chosen_id]] == pytest.approx(controlled.max())
+        assert controlled[at[pair.rejected_id]] == pytest.approx(controlled.min())
+        assert pair.margin == pytest.approx(np.ptp(controlled))
+
+
+@given(st.lists(FINITE, min_size=1, max_size=9))
+def test_normalised_values_have_mean_zero_and_deviation_one(values) -> None:
+    result = np.array(normalise(values))
+    assert result.mean() == pytest.approx(0, abs=1e-9)
+    if len(set(values)) == 1:
+        assert not result.any()
+    else:
+        assert result.std() == pytest.approx(1)
+
+
+@given(stages(COARSE), st.integers(0, 5))
+def test_the_whole_share_lets_every_prompt_with_something_to_choose_and_reject_pair(stage, seed) -> None:
+    pairing = run(stage, PairingSettings(format_errors=1.0), seed)
+    value = {item.output_id: item.value for item in stage.scores}
+    usable = {o.prompt_id for o in stage.outputs if value[o.id] is not None} & {
+        o.prompt_id for o in stage.outputs if o.response is None
+    }
+    assume(usable)
+    assert {pair.prompt_id for pair in pairing.pairs if pair.kind == "format_error"} == usable

@@ -1,0 +1,110 @@
+"""Pairing on small cases worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from tests.build import output, score
+
+from inward.config import PairingSettings
+from inward.pairing.pair import Pairing, describe, pair_outputs
+from inward.records import Output
+
+
+def paired(rows: list[tuple[Output, float | None]], *, seed: int = 0, **settings: float) -> Pairing:
+    scores = [score(made, value) for made, value in rows]
+    return pair_outputs([made for made, _ in rows], scores, PairingSettings(**settings), seed=seed)
+
+
+def test_length_control_makes_a_long_output_pay_for_its_length() -> None:
+    # N(score) of the first two differs by 0.25 only; N(length) by 2.3.
+    rows = [
+        (output("long", response="x" * 400), 1.0),
+        (output("short", response="x" * 10), 0.9),
+        (output("other", response="y" * 20), 0.9),
+        (output("bad", response="x" * 15), 0.0),
+    ]
+    assert paired(rows).pairs[0].chosen_id == "long"
+    controlled = paired(rows, rho=0.5)
+    assert (controlled.pairs[0].chosen_id, controlled.pairs[0].rejected_id) == ("short", "bad")
+    assert controlled.inverted == 0
+
+
+def test_a_pair_that_length_control_turned_round_stands_and_is_counted() -> None:
+    # Of 17 outputs the best-scored one is very long: N(length) = 4, so that it falls below the worst short ones.
+    rows = [(output("long", response="x" * 999), 1.01)]
+    rows += [(output(f"good{i}", response=f"good{i}"), 1.0) for i in range(8)]
+    rows += [(output(f"poor{i}", response=f"poor{i}"), 0.0) for i in range(8)]
+    pairing = paired(rows, rho=0.5)
+    assert pairing.pairs[0].rejected_id == "long"
+    assert pairing.pairs[0].chosen_score == 1.0
+    assert pairing.inverted == 1
+    assert paired(rows, rho=0.5, min_gap=0.1).skipped == {"gap below min_gap": 1}
+    assert paired(rows).inverted == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([(output("a"), 1.0)], "fewer than two scored"),
+        ([(output("a"), 1.0), (output("b"), None)], "fewer than two scored"),
+        ([(output("a", response="long enough"), 1.0), (output("b", response="short"), 1.0)], "all scores equal"),
+        ([(output("a"), None), (output("b"), None)], "no output scored"),
+        ([(output("a", response=None), None), (output("b"), None)], "no output scored"),
+        ([(output("a", response=None), None)], "all outputs malformed"),
+        ([(output("a"), 1.0), (output("b", response="another"), 0.9)], "gap below min_gap"),
+        ([(output("a"), 1.0), (output("b"), 0.0)], "identical texts"),
+    ],
+)
+def test_a_prompt_without_a_pair_is_counted_under_its_reason(rows: list[tuple[Output, float | None]], reason: str) -> None:
+    assert paired(rows, min_gap=0.5, rho=0.5).skipped == {reason: 1}
+    assert paired(rows, min_gap=0.5, rho=0.5).pairs == []
+
+
+def stage(prompts: int, scored: int) -> list[tuple[Output, float | None]]:
+    """`prompts` prompts with a malformed output each; the first `scored` have a scored pair, the others one score."""
+    rows: list[tuple[Output, float | None]] = []
+    for p in range(prompts):
+        rows += [(output(f"{p}a", f"p{p}"), 1.0), (output(f"{p}x", f"p{p}", None), None)]
+        rows += [(output(f"{p}b", f"p{p}", "worse"), 0.0)] if p < scored else []
+    return rows
+
+
+def test_malformed_rejects_go_first_to_prompts_that_have_no_other_pair() -> None:
+    pairing = paired(stage(prompts=12, scored=9), format_errors=0.1)
+    kinds = {pair.prompt_id: pair.kind for pair in pairing.pairs}
+    malformed = [prompt for prompt, kind in kinds.items() if kind == "format_error"]
+    assert len(pairing.pairs) == 10  # one more than the nine scored pairs, and one of ten is the share
+    assert len(malformed) == 1
+    assert malformed[0] in {"p9", "p10", "p11"}
+    assert pairing.skipped == {"fewer than two scored": 2}
+
+
+def test_the_rest_of_the_share_replaces_rejected_outputs_of_scored_pairs() -> None:
+    pairing = paired(stage(prompts=10, scored=10), format_errors=0.3)
+    assert len(pairing.pairs) == 10
+    assert sum(pair.kind == "format_error" for pair in pairing.pairs) == 3
+    assert not any(pair.kind == "format_error" for pair in paired(stage(prompts=10, scored=10), format_errors=0.0).pairs)
+
+
+def test_the_seed_decides_which_prompts_and_ties_are_drawn() -> None:
+    def drawn(seed: int) -> frozenset[str]:
+        pairing = paired(stage(prompts=20, scored=20), format_errors=0.2, seed=seed)
+        return frozenset(pair.prompt_id for pair in pairing.pairs if pair.kind == "format_error")
+
+    assert len({drawn(seed) for seed in range(5)}) > 1
+    ties = [(output(str(i), response=f"equal {i}"), float(i == 0)) for i in range(6)]
+    assert len({paired(ties, seed=seed).pairs[0].rejected_id for seed in range(20)}) > 1
+
+
+def test_describe_gives_the_lengths_that_rho_is_tuned_by() -> None:
+    rows = [(output("a", response="x" * 30), 1.0), (output("b", response="x" * 10), 0.0), (output("c", "q"), 1.0)]
+    found = describe(paired(rows), [made for made, _ in rows])
+    assert found == {
+        "pairs": 1,
+        "format_error_pairs": 0,
+        "inverted": 0,
+        "skipped": {"fewer than two scored": 1},
+        "chosen_length": 30.0,
+        "rejected_length": 10.0,
+    }
+    assert describe(paired(rows[2:]), [rows[2][0]])["chosen_length"] is None
