@@ -50,5 +50,5 @@ def iterate(
     examples = stages.examples(at, pairs, outputs)  # thought and response together
     reference = stages.reference(at, examples, seed if run.recipe.training.reference == "seed" else model)
     checkpoints = stages.train(at, model, examples, reference)  # DPO or IRPO
-    evaluations = [stages.validate(at, checkpoint, validation, base=model) for checkpoint in checkpoints]
+    evaluations = [stages.validate(at, checkpoint, validation) for checkpoint in checkpoints]
     return stages.promote(at, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -23,8 +23,7 @@ from inward.shards import read_json, write_json
 if TYPE_CHECKING:
     from inward.prompts.draw import Draw
     from inward.sampling.engine import Engine
-    from inward.training.examples import Example
-    from inward.training.reference import ReferenceLogps
+    from inward.training.examples import Example, ReferenceLogps
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,17 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     from inward.prompts import load_prompts
     from inward.prompts.draw import check_lengths, draw
     from inward.sampling.transformers_engine import token_counter
+    from inward.thought import messages
 
     recipe = run.recipe
     loaded = load_prompts(recipe.prompts)
-    count = token_counter(seed, recipe.model.trust_remote_code)
-    prompts, notes = check_lengths(loaded.prompts, count, recipe.prompts.max_tokens, recipe.prompts.unusable)
+    count = token_counter(seed, trust_remote_code=recipe.model.trust_remote_code)
+    formats = [recipe.thought_format(arm) for arm in recipe.arms]
+
+    def longest(text: str) -> int:
+        return max(count(messages(fmt, text)) for fmt in formats)
+
+    prompts, notes = check_lengths(loaded.prompts, longest, recipe.prompts.max_tokens, recipe.prompts.unusable)
     for note in (*loaded.notes, *notes):
         run.reporter.say(note)
     return draw(
@@ -112,7 +117,7 @@ def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     """Draw K outputs a prompt from M_t."""
     settings = at.run.recipe.sampling
     draws = Draws(k=settings.k, tries=1, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    return _sample(at, at.folder / "outputs", prompts, model, None, draws, stage="outputs", purpose="outputs")
+    return _sample(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
 
 def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[Verdict]:
@@ -152,24 +157,24 @@ def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score]) -> list[Pai
 
 
 def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output]) -> list[Example]:
-    from inward.training.examples import make_examples
+    from inward.training.examples import build_examples
 
-    return make_examples(pairs, outputs, learn_written=at.run.recipe.training.learn_written)
+    return build_examples(pairs, outputs, learn_written=at.run.recipe.training.learn_written)
 
 
 def reference(at: At, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
     """Store the reference's log-probabilities before the first step."""
-    from inward.training.reference import ReferenceLogps
+    from inward.training.examples import ReferenceLogps
 
     recipe = at.run.recipe
     return run_shards(
         at.folder / "reference",
         ReferenceLogps,
-        cut(examples, recipe.execution.shard_prompts, lambda example: example.pair_id),
+        [examples],  # one shard: the very micro-batches of training's first epoch, so that its first loss is log 2
         identify=lambda example: example.pair_id,
         place=at.place("reference"),
-        start=partial(_start_reference, model, recipe),
-        work=partial(_work_reference, recipe),
+        start=partial(_set_threads, recipe),
+        work=partial(_work_reference, recipe, model, at.seed("training")),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="pairs",
@@ -184,7 +189,9 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     finished = [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
     label = f"{at.arm} iteration {at.t}: training"
     if not all(path.exists() for path in finished):
-        run.reporter.begin(label, len(examples) * epochs, "pairs")
+        from inward.training.batches import steps_per_epoch
+
+        run.reporter.begin(label, steps_per_epoch(examples, run.recipe.training) * epochs, "steps")
         in_process(
             _train,
             model,
@@ -203,10 +210,10 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     return finished
 
 
-def validate(at: At, model: Path, prompts: Sequence[Prompt], *, base: Path | None, name: str | None = None) -> Evaluation:
+def validate(at: At, model: Path, prompts: Sequence[Prompt], *, name: str | None = None) -> Evaluation:
     """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
     name = name or model.name
-    return measure(at, at.folder / "validation" / name, model, prompts, base=base, name=name, purpose="validation")
+    return measure(at, at.folder / "validation" / name, model, prompts, name=name, purpose="validation")
 
 
 def measure(
@@ -215,7 +222,6 @@ def measure(
     model: Path,
     prompts: Sequence[Prompt],
     *,
-    base: Path | None,
     name: str,
     purpose: str,
     max_new_tokens: int | None = None,
@@ -225,6 +231,7 @@ def measure(
     The seed of the samples depends on the iteration and the purpose only: both arms and all checkpoints share it.
     """
     from inward.evaluation.summarise import evaluate
+    from inward.judging import lowest_score
     from inward.judging.stage import score_outputs
 
     settings, recipe = at.run.recipe.validation, at.run.recipe
@@ -235,9 +242,11 @@ def measure(
         max_new_tokens=max_new_tokens or recipe.sampling.max_new_tokens,
     )
     stage = f"{purpose} of {name}"
-    outputs = _sample(at, folder / "outputs", prompts, model, base, draws, stage=stage, purpose=purpose)
+    outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose)
     verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
-    evaluation = evaluate(name, at.arm, outputs, score_outputs(outputs, verdicts), settings, verdicts=verdicts)
+    scores = score_outputs(outputs, verdicts)
+    lowest = lowest_score(recipe.judge)
+    evaluation = evaluate(name, at.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest)
     write_json(folder / "evaluation.json", asdict(evaluation))
     return evaluation
 
@@ -246,7 +255,7 @@ def measure_seed(run: Run, arm: str, seed: Path, prompts: Sequence[Prompt]) -> N
     """Measure M_0 in one arm's format: iteration 0, what every later figure is compared with."""
     here = at(run, arm, 0)
     if not here.finished:
-        evaluation = validate(here, seed, prompts, base=None, name="seed")
+        evaluation = validate(here, seed, prompts, name="seed")
         write_json(here.folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": asdict(evaluation)}})
         _report(here, evaluation)
 
@@ -254,11 +263,11 @@ def measure_seed(run: Run, arm: str, seed: Path, prompts: Sequence[Prompt]) -> N
 def promote(at: At, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
     """Make the best checkpoint the next model, note why, and delete what is no longer needed."""
     from inward.evaluation.summarise import choose
-    from inward.training.checkpoint import promote as make_model
+    from inward.training.weights import promote as make_model
 
     best = choose(evaluations)
     if not at.model.exists():
-        make_model(checkpoints[best], base, at.model)
+        make_model(checkpoints[best], base, at.model, trust_remote_code=at.run.recipe.model.trust_remote_code)
     write_json(
         at.folder / "evaluation.json",
         {"chosen": checkpoints[best].name, "evaluations": {item.model: asdict(item) for item in evaluations}},
@@ -356,7 +365,6 @@ def _sample(
     folder: Path,
     prompts: Sequence[Prompt],
     model: Path,
-    base: Path | None,
     draws: Draws,
     *,
     stage: str,
@@ -370,7 +378,7 @@ def _sample(
         cut(by_length, recipe.execution.shard_prompts, lambda prompt: prompt.id),
         identify=lambda prompt: prompt.id,
         place=at.place(stage),
-        start=partial(start_engine, recipe, model, base),
+        start=partial(_start_engine, recipe, model),
         work=partial(_work_sample, recipe, at.arm, draws, at.seed(purpose)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
@@ -402,14 +410,12 @@ def _length(output: Output) -> int:
     return len(output.tokens)
 
 
-def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
-    """Load the engine of a recipe for a model folder, or for an adapter on `base`."""
+def _start_engine(recipe: Recipe, model: Path) -> Engine:
     from inward.sampling.transformers_engine import load_engine
 
     _set_threads(recipe)
     return load_engine(
         model,
-        base=base,
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
@@ -457,18 +463,20 @@ def _work_judge(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output]
     return verdicts
 
 
-def _start_reference(model: Path, recipe: Recipe) -> Any:
-    from inward.training.model import load_model
-
-    _set_threads(recipe)
-    return load_model(model, recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
-
-
-def _work_reference(recipe: Recipe, model: Any, examples: Sequence[Example], advance: Advance) -> list[ReferenceLogps]:
+def _work_reference(
+    recipe: Recipe, model: Path, seed: int, _: None, examples: Sequence[Example], advance: Advance
+) -> list[ReferenceLogps]:
     from inward.training.reference import reference_logps
 
-    rows = reference_logps(model, examples, recipe.training)
-    advance(len(examples), 0)
+    rows = reference_logps(
+        model,
+        examples,
+        recipe.training,
+        seed=seed,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    advance(len(rows), 0)
     return rows
 
 
@@ -485,7 +493,8 @@ def _train(
 ) -> None:
     import time
 
-    from inward.training.train import StepMetrics, train
+    from inward.training.metrics import StepMetrics
+    from inward.training.train import train
 
     _set_threads(recipe)
     began, tokens = time.perf_counter(), 0
@@ -493,7 +502,7 @@ def _train(
     def on_step(step: StepMetrics) -> None:
         nonlocal tokens
         tokens += step.tokens
-        advance(step.pairs, step.tokens)
+        advance(1, step.tokens)
 
     train(
         model,

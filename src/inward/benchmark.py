@@ -1,0 +1,126 @@
+"""A run's models on a benchmark: the seed and every iteration of every arm, on the same prompts with the same seeds.
+
+Stored beside each model under `<arm>/iter_NNN/benchmarks/<name>/`, with the table over all of them in
+`benchmarks/<name>.json`. The judge is the verifiable one: a benchmark's prompts bring their constraints or answers along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from inward.config import FileSource, PromptSettings, VerifiableJudge
+from inward.errors import UsageError
+from inward.records import Output, Prompt, Verdict
+from inward.shards import read_stage, write_json
+from inward.stages import Run, at, measure, seed_model
+
+
+def run_benchmark(
+    run: Run, file: Path, name: str, *, max_new_tokens: int | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """Measure every finished model of a run and return the table of accuracies and differences, which is also stored.
+
+    An output that still breaks its format after all tries fails all its constraints: a broken format never helps.
+    Raises UsageError where the prompts hold nothing to check.
+    """
+    prompts = _load(file)[:limit]
+    recipe = run.recipe.model_copy(update={"judge": VerifiableJudge(kind="verifiable")})
+    checked = replace(run, recipe=recipe)
+    rows: list[dict[str, Any]] = []
+    figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for t in range(recipe.iterations + 1):
+        for arm in recipe.arms:
+            here = at(checked, arm, t)
+            if not here.finished:
+                continue
+            model = here.model if t else seed_model(run)
+            folder = here.folder / "benchmarks" / name
+            title = f"{arm} iteration {t}" if t else f"seed, {arm}"
+            evaluation = measure(
+                here, folder, model, prompts, name=title, purpose=f"benchmark {name}", max_new_tokens=max_new_tokens
+            )
+            by_prompt = accuracies(prompts, read_stage(folder / "outputs", Output), read_stage(folder / "verdicts", Verdict))
+            figures[(str(arm), t)] = by_prompt
+            rows.append(
+                {
+                    "arm": arm,
+                    "iteration": t,
+                    **{figure: _interval(values, run) for figure, values in by_prompt.items()},
+                    "format_errors": evaluation.format_errors,
+                    "unresolved": evaluation.unresolved,
+                    "thought_length": evaluation.thought_length,
+                    "response_length": evaluation.response_length,
+                }
+            )
+    table = {"benchmark": name, "prompts": len(prompts), "models": rows, "differences": _differences(figures, run)}
+    write_json(run.dir.root / "benchmarks" / f"{name}.json", table)
+    return table
+
+
+def accuracies(
+    prompts: Sequence[Prompt], outputs: Sequence[Output], verdicts: Sequence[Verdict]
+) -> dict[str, dict[str, float]]:
+    """Return, for strict and loose, each prompt's share of outputs that met every constraint, and of constraints met.
+
+    `prompt_*` is IFEval's prompt-level accuracy once averaged; `constraint_*` weighs prompts, not constraints, equally.
+    A prompt of which no output could be checked is left out.
+    """
+    from inward.judging.ifeval import ifeval_by_prompt
+
+    tallies = ifeval_by_prompt(verdicts)
+    malformed = {prompt.id: 0 for prompt in prompts}
+    for output in outputs:
+        malformed[output.prompt_id] += output.response is None
+    found: dict[str, dict[str, float]] = {
+        key: {} for key in ("prompt_strict", "prompt_loose", "constraint_strict", "constraint_loose")
+    }
+    for prompt in prompts:
+        tally, broken = tallies.get(prompt.id), malformed[prompt.id]
+        responses = broken + (tally.responses if tally else 0)
+        constraints = broken * len(prompt.constraints) + (tally.instructions if tally else 0)
+        if responses:
+            found["prompt_strict"][prompt.id] = (tally.responses_strict if tally else 0) / responses
+            found["prompt_loose"][prompt.id] = (tally.responses_loose if tally else 0) / responses
+        if constraints:
+            found["constraint_strict"][prompt.id] = (tally.instructions_strict if tally else 0) / constraints
+            found["constraint_loose"][prompt.id] = (tally.instructions_loose if tally else 0) / constraints
+    return found
+
+
+def _load(file: Path) -> list[Prompt]:
+    from inward.prompts import load_prompts
+
+    settings = PromptSettings(sources=(FileSource(kind="file", path=str(file)),), unusable="drop")
+    prompts = [prompt for prompt in load_prompts(settings).prompts if prompt.constraints]
+    if not prompts:
+        raise UsageError(f"{file} holds no prompt with constraints to check (columns instruction_id_list and kwargs)")
+    return prompts
+
+
+def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
+    from inward.evaluation.bootstrap import bootstrap_mean
+
+    interval = bootstrap_mean([values[key] for key in sorted(values)], resamples=run.recipe.validation.bootstrap, seed=0)
+    return {**asdict(interval), "prompts": len(values)}
+
+
+def _differences(figures: dict[tuple[str, int], dict[str, dict[str, float]]], run: Run) -> list[dict[str, Any]]:
+    """Compare each model with the direct seed, and thinking with direct at each iteration, in pairs over prompts."""
+    from inward.evaluation.bootstrap import paired_bootstrap
+
+    rows = []
+    pairs = [((arm, t), ("direct", 0)) for arm, t in figures if (arm, t) != ("direct", 0)]
+    pairs += [((arm, t), ("direct", t)) for arm, t in figures if arm == "thinking" and t]
+    for first, second in pairs:
+        if second not in figures:
+            continue
+        for figure in ("prompt_strict", "prompt_loose", "constraint_strict", "constraint_loose"):
+            interval = paired_bootstrap(
+                figures[first][figure], figures[second][figure], resamples=run.recipe.validation.bootstrap, seed=0
+            )
+            names = [f"{arm} iteration {t}" if t else f"seed, {arm}" for arm, t in (first, second)]
+            rows.append({"first": names[0], "second": names[1], "figure": figure, **asdict(interval)})
+    return rows

@@ -1,0 +1,45 @@
+"""`inward evaluate`: measure the seed and every iteration's model of a run on a set of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    prompts: Annotated[Path, typer.Option(help="JSON lines or Parquet: prompts with constraints or answers to check.")],
+    name: Annotated[str | None, typer.Option(help="What to call this benchmark. Default: the file's name.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest output. Default: the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first N prompts only.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Benchmark every model of a run, both arms side by side with intervals. A stopped benchmark goes on where it was.
+
+    Example: inward evaluate runs/demo --prompts ifeval.jsonl --max-new-tokens 512
+    """
+    from inward.benchmark import run_benchmark
+    from inward.cli import output
+    from inward.cli.progress import make_reporter
+    from inward.rundir import locked, open_existing
+    from inward.stages import Run
+
+    directory, recipe = open_existing(run)
+    with locked(directory):
+        table = run_benchmark(
+            Run(recipe, directory, make_reporter()), prompts, name or prompts.stem, max_new_tokens=max_new_tokens, limit=limit
+        )
+    if json_output:
+        output.json_document(table)
+        return
+    headers = ("model", "prompt strict", "95%", "prompt loose", "constraint strict", "constraint loose", "unresolved")
+    output.table(headers, [_row(row) for row in table["models"]], title=f"{table['benchmark']}, {table['prompts']} prompts")
+
+
+def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    strict = row["prompt_strict"]
+    name = f"{row['arm']} iteration {row['iteration']}" if row["iteration"] else f"seed, {row['arm']}"
+    others = (row[key]["mean"] for key in ("prompt_loose", "constraint_strict", "constraint_loose"))
+    return (name, strict["mean"], f"{strict['low']:.3f}-{strict['high']:.3f}", *others, row["unresolved"])
