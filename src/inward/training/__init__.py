@@ -1,0 +1,1 @@
+"""Pairs -> checkpoints: the losses, the batches, the loop."""

@@ -1,0 +1,60 @@
+"""The state that training goes on from after a kill: `state/step_00000050/`, whole or not at all.
+
+It holds the fp32 masters, AdamW's moments and the step. That is all there is: the schedule, the place in the epoch, the
+order of the pairs and the random numbers of dropout are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from inward.training.optimiser import Weights, round_to_working
+from inward.training.storage import remove, storing, whole_folder
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
+    """Store the state after `step` steps, then remove the earlier ones. Raises StorageError."""
+    path = _path(folder, step)
+    if not path.exists():
+        moments = {
+            f"{key}.{name}": optimiser.state[master][key].contiguous()
+            for name, master in zip(weights.names, weights.master, strict=True)
+            for key in _MOMENTS
+            if master in optimiser.state  # a weight that got no gradient yet (an expert never chosen) has none
+        }
+        masters = {name: tensor.contiguous() for name, tensor in weights.masters().items()}
+        with whole_folder(path) as temporary:
+            save_file(masters, temporary / "masters.safetensors")
+            save_file(moments, temporary / "moments.safetensors")
+    with storing(folder):
+        for other in folder.glob("step_*"):
+            if other != path:
+                remove(other)
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the latest stored state, or 0."""
+    return max((int(path.name.removeprefix("step_")) for path in folder.glob("step_*")), default=0)
+
+
+def load_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
+    """Set weights and moments to those stored after `step` steps."""
+    path = _path(folder, step)
+    device = str(weights.master[0].device)
+    masters = load_file(path / "masters.safetensors", device=device)
+    moments = load_file(path / "moments.safetensors", device=device)
+    with torch.no_grad():
+        for name, master in zip(weights.names, weights.master, strict=True):
+            master.copy_(masters[name])
+            if f"step.{name}" in moments:
+                optimiser.state[master] = {key: moments[f"{key}.{name}"] for key in _MOMENTS}
+    round_to_working(weights)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}"

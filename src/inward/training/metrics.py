@@ -1,0 +1,97 @@
+"""What is measured in every optimiser step, and the file it goes to: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from inward.training.storage import storing, write_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """One optimiser step. Means are over its pairs; log-probabilities in nats, per sequence, but `nll` per token.
+
+    `step` and `epoch` count from 1. `tokens` counts prompt and completion of both outputs, without padding. `grad_norm`
+    is taken before clipping. `nll` is the chosen outputs' and is reported whether or not the objective holds it.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    dpo_loss: float
+    nll: float
+    chosen_reward: float
+    rejected_reward: float
+    margin: float
+    accuracy: float
+    chosen_logp: float
+    rejected_logp: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTerms:
+    """One pair's part of a step."""
+
+    pair_id: str
+    loss: float
+    dpo_loss: float
+    nll: float
+    chosen_reward: float
+    rejected_reward: float
+    chosen_logp: float
+    rejected_logp: float
+
+
+def summarise(
+    terms: Sequence[PairTerms], *, step: int, epoch: int, grad_norm: float, lr: float, tokens: int, seconds: float
+) -> StepMetrics:
+    """Average a step's pairs. The sums are exact, so they do not depend on the order of the micro-batches."""
+
+    def mean(name: str) -> float:
+        return math.fsum(getattr(term, name) for term in terms) / len(terms)
+
+    chosen, rejected = mean("chosen_reward"), mean("rejected_reward")
+    return StepMetrics(
+        step=step,
+        epoch=epoch,
+        loss=mean("loss"),
+        dpo_loss=mean("dpo_loss"),
+        nll=mean("nll"),
+        chosen_reward=chosen,
+        rejected_reward=rejected,
+        margin=chosen - rejected,
+        accuracy=sum(term.chosen_reward > term.rejected_reward for term in terms) / len(terms),
+        chosen_logp=mean("chosen_logp"),
+        rejected_logp=mean("rejected_logp"),
+        grad_norm=grad_norm,
+        lr=lr,
+        tokens=tokens,
+        seconds=seconds,
+    )
+
+
+def append_metrics(path: Path, metrics: StepMetrics) -> None:
+    with storing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(metrics)) + "\n")
+
+
+def sync_metrics(path: Path) -> None:
+    """Flush the file to disk. Done before a state is stored, so that no state is ahead of its metrics."""
+    with storing(path), path.open("a") as file:
+        os.fsync(file.fileno())
+
+
+def cut_metrics(path: Path, steps: int) -> None:
+    """Keep the first `steps` lines: those beyond the state that training goes on from will be written again."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    assert len(lines) >= steps, f"{path} ends before step {steps}, which was saved"
+    write_whole(path, b"".join(lines[:steps]))

@@ -1,0 +1,228 @@
+"""The training loop: DPO or IRPO from one model folder, full or LoRA, to one checkpoint an epoch.
+
+    out/epoch_01/ ...   a complete model folder each, or a LoRA adapter; never rewritten
+    out/metrics.jsonl   one line an optimiser step
+    out/state/          what training goes on from after a kill; gone once the last epoch is stored
+    out/training.json   what the result depends on; a folder made with anything else is refused
+
+A kill at any instant loses the steps since the last saved state and nothing else. On the CPU with the same number of
+threads the resumed run stores the very bytes of an uninterrupted one (only `seconds` differ).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from inward.config import TrainingSettings
+from inward.errors import RunChangedError, TrainingError
+from inward.training import loss as objectives
+from inward.training.batches import Batch, MicroBatches, collate, steps_from, steps_per_epoch
+from inward.training.checkpoint import load_state, save_state, saved_step
+from inward.training.examples import Example, ReferenceLogps
+from inward.training.logps import sequence_logps
+from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, summarise, sync_metrics
+from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
+from inward.training.reference import align_reference
+from inward.training.storage import remove, remove_leftovers, storing, write_whole
+from inward.training.trainee import Trainee, make_trainee, seeded, write_checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a run of training is given."""
+
+    model_path: Path
+    examples: tuple[Example, ...]
+    reference: Mapping[str, ReferenceLogps]
+    settings: TrainingSettings
+    out: Path
+    seed: int
+
+    def epoch(self, number: int) -> Path:
+        return self.out / f"epoch_{number:02d}"
+
+
+def train(
+    model_path: Path,
+    examples: Sequence[Example],
+    reference: Sequence[ReferenceLogps],
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    seed: int,
+    dtype: str,
+    trust_remote_code: bool = False,
+    on_step: Callable[[StepMetrics], None] | None = None,
+) -> list[Path]:
+    """Train on the examples and return the checkpoints, one an epoch; go on where an earlier call was stopped.
+
+    `on_step` is called after each step taken now, not for those of an earlier call. Raises TrainingError (no examples, a
+    loss or gradient that is not finite), RunChangedError (`out` was made from something else), StorageError, UsageError.
+    """
+    if not examples:
+        raise TrainingError(
+            "there are no pairs to train on: the judge told no two outputs of any prompt apart. Sample more outputs "
+            "(sampling.k), use more prompts (prompts.per_iteration), or lower pairing.min_gap"
+        )
+    by_id = {logps.pair_id: logps for logps in reference}
+    missing = [example.pair_id for example in examples if example.pair_id not in by_id]
+    assert not missing, f"no reference log-probabilities for pairs {missing}"
+    job = Job(model_path=model_path, examples=tuple(examples), reference=by_id, settings=settings, out=out, seed=seed)
+    _claim(job, dtype)
+    if not job.epoch(settings.epochs).exists():
+        _run(job, make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code), on_step)
+    with storing(out):
+        remove(out / "state")
+    return [job.epoch(number) for number in range(1, settings.epochs + 1)]
+
+
+def _run(job: Job, trainee: Trainee, on_step: Callable[[StepMetrics], None] | None) -> None:
+    """Take the steps that are missing. An epoch's state is stored before its folder, which is then made from that state."""
+    state, metrics_path = job.out / "state", job.out / "metrics.jsonl"
+    per_epoch = steps_per_epoch(job.examples, job.settings)
+    done = saved_step(state)
+    cut_metrics(metrics_path, done)
+    if done:
+        load_state(state, done, trainee.weights, trainee.optimiser)
+        _store_epoch(job, trainee, done, per_epoch)
+    for step, epoch, micro_batches in steps_from(done, job.examples, job.settings, seed=job.seed):
+        metrics = _step(job, trainee, micro_batches, step, epoch)
+        append_metrics(metrics_path, metrics)
+        done = step + 1
+        if done % job.settings.save_steps == 0 or done % per_epoch == 0:
+            sync_metrics(metrics_path)
+            save_state(state, done, trainee.weights, trainee.optimiser)
+        _store_epoch(job, trainee, done, per_epoch)
+        if on_step:
+            on_step(metrics)
+
+
+def _store_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> None:
+    number, inside = divmod(done, per_epoch)
+    if not inside and not job.epoch(number).exists():
+        write_checkpoint(trainee, job.model_path, job.epoch(number))
+
+
+def _step(job: Job, trainee: Trainee, micro_batches: MicroBatches, step: int, epoch: int) -> StepMetrics:
+    """Take one optimiser step: the mean of the loss over all pairs of its micro-batches."""
+    started = time.perf_counter()
+    settings = job.settings
+    pairs = [example for micro in micro_batches for example in micro]
+    terms: list[PairTerms] = []
+    with seeded(job.seed, step):
+        for micro in micro_batches:
+            batch = collate(micro, trainee.model.device)
+            loss_B, found = _losses(job, batch, sequence_logps(trainee.model, batch))
+            terms += found
+            if not all(math.isfinite(term.loss) for term in found):
+                _stop(job, "the loss", step, epoch, micro, terms)
+            torch.autograd.backward(loss_B.sum() / len(pairs))
+            collect_gradients(trainee.weights)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
+    if not math.isfinite(grad_norm):
+        _stop(job, "the gradient", step, epoch, pairs, terms)
+    rate = learning_rate(step, settings.epochs * steps_per_epoch(job.examples, settings), settings)
+    for group in trainee.optimiser.param_groups:
+        group["lr"] = rate
+    trainee.optimiser.step()
+    trainee.optimiser.zero_grad(set_to_none=True)
+    round_to_working(trainee.weights)
+    return summarise(
+        terms,
+        step=step + 1,
+        epoch=epoch,
+        grad_norm=grad_norm,
+        lr=rate,
+        tokens=sum(example.tokens for example in pairs),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _losses(job: Job, batch: Batch, policy_R: Tensor) -> tuple[Tensor, list[PairTerms]]:
+    """Return the loss of each pair [B], with its graph, and the same with its parts as plain numbers."""
+    settings = job.settings
+    reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
+    (chosen_B, rejected_B), (ref_chosen_B, ref_rejected_B) = policy_R.chunk(2), reference_R.chunk(2)
+    tokens_B, _ = batch.counts_R.chunk(2)
+    sums = (chosen_B, rejected_B, ref_chosen_B, ref_rejected_B)
+    dpo_B = objectives.dpo_loss(*sums, settings.beta)
+    if settings.objective == "irpo":
+        weight = 1.0 if settings.nll_weight is None else settings.nll_weight
+        loss_B = objectives.irpo_loss(*sums, settings.beta, tokens_B, weight)
+    else:
+        loss_B = dpo_B
+    columns = {
+        "loss": loss_B,
+        "dpo_loss": dpo_B,
+        "nll": objectives.nll(chosen_B, tokens_B),
+        "chosen_reward": objectives.rewards(chosen_B, ref_chosen_B, settings.beta),
+        "rejected_reward": objectives.rewards(rejected_B, ref_rejected_B, settings.beta),
+        "chosen_logp": chosen_B,
+        "rejected_logp": rejected_B,
+    }
+    values = {name: column.detach().tolist() for name, column in columns.items()}
+    terms = [
+        PairTerms(pair_id=pair_id, **{name: column[index] for name, column in values.items()})
+        for index, pair_id in enumerate(batch.pair_ids)
+    ]
+    return loss_B, terms
+
+
+def _claim(job: Job, dtype: str) -> None:
+    """Make `out`, refuse one that was made from something else, and clear what a killed call left behind."""
+    files = sorted(path for path in job.model_path.glob("*") if path.suffix in (".safetensors", ".bin", ".json"))
+    identity = {
+        "examples": _digest([asdict(example) for example in sorted(job.examples, key=lambda example: example.pair_id)]),
+        "reference": _digest([asdict(job.reference[pair_id]) for pair_id in sorted(job.reference)]),
+        "model": _digest([(path.name, path.stat().st_size) for path in files]),
+        "settings": job.settings.model_dump(mode="json"),
+        "seed": job.seed,
+        "dtype": dtype,
+    }
+    path = job.out / "training.json"
+    with storing(job.out):
+        job.out.mkdir(parents=True, exist_ok=True)
+        (job.out / "bad_batch.json").unlink(missing_ok=True)
+    remove_leftovers(job.out)
+    remove_leftovers(job.out / "state")
+    if not path.exists():
+        write_whole(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key in identity if before.get(key) != identity[key]]
+    if changed:
+        raise RunChangedError(
+            f"{job.out} was trained with other {', '.join(changed)}: give the same as before, or another output folder"
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example], terms: Sequence[PairTerms]) -> NoReturn:
+    """Store the offending pairs for inspection and raise. No weight was changed by this step."""
+    found = {term.pair_id: term for term in terms}
+    rows = [
+        asdict(example)
+        | {name: str(value) for name, value in asdict(found[example.pair_id]).items() if name != "pair_id"}
+        | {f"reference_{name}": str(getattr(job.reference[example.pair_id], name)) for name in ("chosen", "rejected")}
+        for example in examples
+    ]
+    path = job.out / "bad_batch.json"
+    write_whole(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
+    raise TrainingError(
+        f"{what} of step {step + 1} is not finite; its pairs are {', '.join(example.pair_id for example in examples)}. "
+        f"They are stored in {path} with their log-probabilities. Lower training.learning_rate, or set "
+        "model.dtype = 'float32'; the last checkpoint is unharmed"
+    )

@@ -1,0 +1,100 @@
+"""What is trained: a model with its fp32 masters and optimiser, in full or through a LoRA adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from inward.config import LoraSettings, TrainingSettings
+from inward.errors import UsageError
+from inward.training.logps import check_head
+from inward.training.optimiser import Weights, make_optimiser, make_weights
+from inward.training.storage import whole_folder
+from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it."""
+
+    model: PreTrainedModel
+    adapted: PeftModel | None
+    weights: Weights
+    optimiser: torch.optim.AdamW
+
+
+def make_trainee(
+    model_path: Path, settings: TrainingSettings, *, seed: int, dtype: str, trust_remote_code: bool = False
+) -> Trainee:
+    """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter fp32."""
+    working = working_dtype(model_path, dtype)
+    model = load_model(model_path, working, trust_remote_code=trust_remote_code)
+    check_head(model)
+    adapted = _adapt(model, settings.lora, seed) if settings.lora else None
+    originals = model
+    if adapted is None and working not in (torch.float32, stored_dtype(model_path)):
+        originals = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
+    weights = make_weights(model, originals)
+    return Trainee(model, adapted, weights, make_optimiser(weights, settings))
+
+
+def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
+    """Write a complete model folder, or the adapter's folder with LoRA; whole or not at all."""
+    with whole_folder(path) as folder:
+        if trainee.adapted is None:
+            write_model(trainee.model, trainee.weights.masters(), model_path, folder)
+        else:
+            _write_adapter(trainee.adapted, folder)
+
+
+@contextmanager
+def seeded(*key: object) -> Iterator[None]:
+    """Draw torch's random numbers as a function of `key` alone inside the block; outside nothing changes."""
+    number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6])
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(number)
+        yield
+
+
+def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
+    """Inject a fresh adapter into `model`, in place. Its B matrices are zero, so it starts as the model itself."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if lora.targets is None else list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with seeded(seed, "adapter"):
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"training.lora does not fit {type(model).__name__}: {error}") from error
+    adapted.eval()
+    for name, module in adapted.named_modules():
+        if name.endswith("lora_dropout"):
+            module.train()
+    return adapted
+
+
+def _write_adapter(adapted: PeftModel, folder: Path) -> None:
+    """Write peft's own form with the sets in its config sorted: their order differs from process to process."""
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
