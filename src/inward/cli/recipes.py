@@ -26,7 +26,7 @@ def shipped() -> dict[str, Path]:
     from importlib import metadata
 
     files = metadata.files("inward") or []
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".toml" and file.parent.name == "recipes"]
+    found = [Path(str(file.locate())).resolve() for file in files if file.suffix == ".toml" and file.parent.name == "recipes"]
     return {path.stem: path for path in sorted(found)}
 
 
