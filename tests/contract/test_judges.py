@@ -1,0 +1,113 @@
+"""What every judge promises, whatever it is made of. A new judge joins by one more entry in `JUDGES`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.build import output
+from tests.tiny_reward import tiny_reward_model
+
+from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
+from inward.judging import make_judge
+from inward.judging.judge import Group, Judge, Ruling
+from inward.judging.scripted import Scripted
+from inward.judging.stage import judge_outputs, score_outputs
+from inward.records import Constraint, Prompt
+
+PROMPTS = [
+    Prompt(id="answer", text="What is 6 times 7?", source="test", answers=("42",)),
+    Prompt(
+        id="constraint",
+        text="Describe a fen without a comma.",
+        source="test",
+        constraints=(Constraint(id="punctuation:no_comma"),),
+    ),
+    Prompt(id="open", text="Tell me something.", source="test"),  # nothing that could be checked
+]
+RESPONSES = ("It is 42.", "The answer is 41, I think.", "42", "A fen is a wetland, fed by ground water.", "\N{SNOWMAN} <think>")
+GROUPS = [Group(prompt=prompt, responses=RESPONSES) for prompt in PROMPTS]
+
+
+def scripted(_: Path) -> Judge:
+    return Scripted(score=lambda prompt, response: len(response) / len(prompt), failure_rate=0.3)
+
+
+def made(settings: Callable[[Path], JudgeSettings]) -> Callable[[Path], Judge]:
+    return lambda folder: make_judge(settings(folder))
+
+
+JUDGES: dict[str, Callable[[Path], Judge]] = {
+    "scripted": scripted,
+    "verifiable": made(lambda _: VerifiableJudge(kind="verifiable")),
+    "verifiable, mean": made(lambda _: VerifiableJudge(kind="verifiable", strictness="mean")),
+    "reward model": made(
+        lambda folder: RewardModelJudge(
+            kind="reward_model", path=str(tiny_reward_model(folder)), dtype="float32", max_tokens=80
+        )
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=JUDGES)
+def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    if request.param.startswith("verifiable"):
+        pytest.importorskip("if_verifiable", reason="the extra `verifiable` is not installed")
+    return JUDGES[request.param](tmp_path_factory.mktemp("judge"))
+
+
+def by_text(group: Group, rulings: list[Ruling]) -> dict[str, tuple[float | None, str | None]]:
+    return {
+        group.responses[ruling.first]: (None if ruling.value is None else round(ruling.value, 4), ruling.unscored)
+        for ruling in rulings
+    }
+
+
+def test_every_response_is_ruled_on_with_a_finite_value_or_a_reason(judge: Judge) -> None:
+    rulings = judge.judge(GROUPS)
+    assert [sorted(ruling.first for ruling in group) for group in rulings] == [list(range(len(RESPONSES)))] * len(GROUPS)
+    for ruling in (ruling for group in rulings for ruling in group):
+        assert (ruling.value is None) == bool(ruling.unscored)
+        assert ruling.value is None or math.isfinite(ruling.value)
+        assert isinstance(json.loads(ruling.detail), dict)
+    assert any(ruling.value is not None for group in rulings for ruling in group)
+
+
+def test_order_and_company_change_no_ruling(judge: Judge) -> None:
+    expected = [by_text(group, ruled) for group, ruled in zip(GROUPS, judge.judge(GROUPS), strict=True)]
+    turned = [Group(prompt=group.prompt, responses=group.responses[::-1]) for group in GROUPS[::-1]]
+    assert [by_text(group, ruled) for group, ruled in zip(turned, judge.judge(turned), strict=True)][::-1] == expected
+    for group, whole in zip(GROUPS, expected, strict=True):
+        for text in group.responses:
+            alone = Group(prompt=group.prompt, responses=(text,))
+            assert by_text(alone, judge.judge([alone])[0]) == {text: whole[text]}
+
+
+def test_the_same_text_has_the_same_score(judge: Judge) -> None:
+    twice = Group(prompt=PROMPTS[0], responses=("42", "something else of some length", "42"))
+    first, _, last = sorted(judge.judge([twice])[0], key=lambda ruling: ruling.first)
+    assert (first.value, first.unscored, first.detail) == (last.value, last.unscored, last.detail)
+
+
+def test_thoughts_change_neither_verdicts_nor_scores(judge: Judge) -> None:
+    def judged(thought: str) -> list[tuple[float | None, str | None, str]]:
+        outputs = [
+            output(f"{prompt.id}-{i}", prompt.id, response, thought=thought)
+            for prompt in PROMPTS
+            for i, response in enumerate((*RESPONSES, None))
+        ]
+        verdicts = judge_outputs(PROMPTS, outputs, judge)
+        assert len(verdicts) == len(PROMPTS) * len(RESPONSES)
+        assert thought not in repr(verdicts)
+        assert len(score_outputs(outputs, verdicts)) == len(outputs)
+        return [(verdict.value, verdict.unscored, verdict.detail) for verdict in verdicts]
+
+    assert judged("thought one: 42") == judged("thought two, with a comma")
+
+
+def test_no_groups_give_no_rulings_and_the_name_says_who_judged(judge: Judge) -> None:
+    assert judge.judge([]) == []
+    assert judge.name.strip()
