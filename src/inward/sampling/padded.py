@@ -1,0 +1,66 @@
+"""Decoding through the cache that `transformers` itself gives a model: slower, and right for every architecture.
+
+Prompts are padded on the left to one length, read once, and their cache rows repeated for every sample. All rows have one
+length from then on, so new prompts wait until the batch is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+class PaddedDecoder:
+    """A `decode.Decoder` for models with sliding windows, soft caps, sinks, recurrent layers and the like."""
+
+    refillable = False
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = None
+        self._mask = torch.empty(0, 0, dtype=torch.long)
+
+    def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
+        from transformers import DynamicCache
+
+        device = self._model.device
+        longest = max(len(prompt) - 1 for prompt in prompts)
+        padding = [longest - len(prompt) + 1 for prompt in prompts]
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device, dtype=torch.long)
+        self._cache = DynamicCache(config=self._model.config)
+        repeats = torch.tensor(counts, device=device)
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
+        if longest:
+            ids = torch.tensor(
+                [[prompt[0]] * pad + list(prompt[:-1]) for pad, prompt in zip(padding, prompts, strict=True)], device=device
+            )
+            self._model(
+                ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            self._cache.reorder_cache(rows)
+        self._mask = mask[rows]
+
+    def step(self, tokens_R: Sequence[int]) -> torch.Tensor:
+        ids = torch.tensor(tokens_R, device=self._model.device)[:, None]
+        self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
+        output = self._model(
+            ids,
+            attention_mask=self._mask,
+            position_ids=self._mask.sum(1, keepdim=True) - 1,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(rows, device=self._mask.device, dtype=torch.long)
+        self._mask = self._mask[index]
+        self._cache.reorder_cache(index)

@@ -1,0 +1,88 @@
+"""The sampling stage: prompts to outputs (METHOD.md, step 2). Each output is split into thought and response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from inward.errors import UsageError
+from inward.records import Output, Prompt, content_id
+from inward.sampling.engine import Completion, Decoding, Engine, Progress, Request, Scaffold
+from inward.thought import ThoughtFormat, messages, split
+
+
+def seed_for(*parts: str | int) -> int:
+    """Return a seed below 2^63 that depends on every part, in order."""
+    return int(content_id(*(str(part) for part in parts)), 16) >> 1
+
+
+def make_scaffold(fmt: ThoughtFormat, budget: int) -> Scaffold:
+    """Return the scaffold that writes the markers of `fmt` as `thought.join` does, around at most `budget` tokens."""
+    if not fmt.thinks:
+        raise UsageError(f"thought format {fmt.name!r} has no thought to scaffold; leave thought.scaffold out for it")
+    return Scaffold(
+        opening=f"{fmt.thought_marker}\n" if fmt.thought_marker else "",
+        closing=f"\n\n{fmt.response_marker}\n",
+        marker=fmt.response_marker,
+        budget=budget,
+    )
+
+
+def sample(
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    fmt: ThoughtFormat,
+    decoding: Decoding,
+    *,
+    k: int,
+    seed: int,
+    scaffold_budget: int | None = None,
+    tries: int = 1,
+    progress: Progress | None = None,
+) -> list[Output]:
+    """Draw `k` outputs of every prompt, ordered by prompt and index.
+
+    An output that breaks the format is drawn again, with a seed of its own, until it does not or has been drawn `tries`
+    times (evaluation only: METHOD.md, last line of "One iteration"). `Output.tries` tells how often it was drawn.
+    """
+    scaffold = make_scaffold(fmt, scaffold_budget) if scaffold_budget is not None else None
+    encoded = {prompt.id: engine.encode(messages(fmt, prompt.text)) for prompt in prompts}
+    wanted = {prompt.id: list(range(k)) for prompt in prompts}
+    outputs: dict[tuple[str, int], Output] = {}
+    for attempt in range(1, tries + 1):
+        requests = [Request(id=prompt_id, tokens=encoded[prompt_id], k=len(at)) for prompt_id, at in wanted.items() if at]
+        if not requests:
+            break
+        drawn = engine.generate(
+            requests,
+            decoding,
+            seed=seed if attempt == 1 else seed_for(seed, "again", attempt),
+            scaffold=scaffold,
+            progress=progress,
+        )
+        broken: dict[str, list[int]] = {prompt_id: [] for prompt_id in wanted}
+        for completion in drawn:
+            index = wanted[completion.request_id][completion.index]
+            output = replace(_output(fmt, completion, encoded[completion.request_id], index), tries=attempt)
+            outputs[completion.request_id, index] = output
+            if output.format_error:
+                broken[completion.request_id].append(index)
+        wanted = broken
+    return [outputs[prompt.id, index] for prompt in prompts for index in range(k)]
+
+
+def _output(fmt: ThoughtFormat, completion: Completion, prompt_tokens: tuple[int, ...], index: int) -> Output:
+    parts = split(fmt, completion.text, finished=completion.finish == "stop")
+    return Output(
+        id=f"{completion.request_id}.{index}",
+        prompt_id=completion.request_id,
+        index=index,
+        prompt_tokens=prompt_tokens,
+        tokens=completion.tokens,
+        written=completion.written,
+        text=completion.text,
+        thought=parts.thought,
+        response=parts.response,
+        format_error=parts.error,
+        finish=completion.finish,
+    )
