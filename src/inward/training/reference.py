@@ -2,7 +2,7 @@
 
 They come by the same path, dtype and micro-batches as the policy's in its first epoch, so that the first step's DPO loss
 is log 2 to the last bit. In bf16 that matters: a matrix product rounds differently in a batch of another shape, which moves
-the log-probability of a sequence of 200 tokens by about one nat (SmolLM2-135M, two cores); in fp32 by about 1e-4.
+the log-probability of a sequence of 200 tokens by about one nat (SmolLM2-135M, two cores); in fp32 by nothing there.
 """
 
 from __future__ import annotations

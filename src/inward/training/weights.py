@@ -36,7 +36,7 @@ def stored_dtype(model_path: Path) -> torch.dtype:
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (not a mapping)
                 if (tensor := tensors.get_tensor(key)).is_floating_point():
-                    return tensor.dtype
+                    return _dtype(str(tensor.dtype))
     return torch.float32
 
 

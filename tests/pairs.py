@@ -1,0 +1,30 @@
+"""Made-up training examples for the tiny models, the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+
+from inward.training.examples import Example
+
+
+def made_examples(count: int, *, seed: int = 0, longest: int = 14, written: int = 0) -> list[Example]:
+    """Return examples with prompts and completions of 1 to `longest` bytes, the first `written` tokens of each masked."""
+    draw = random.Random(seed)
+
+    def tokens(least: int = 1) -> tuple[int, ...]:
+        return tuple(draw.randrange(256) for _ in range(draw.randint(least, longest)))
+
+    found = []
+    for index in range(count):
+        prompt, chosen, rejected = tokens(), tokens(written + 1), tokens(written + 1)
+        found.append(
+            Example(
+                pair_id=f"pair-{index:02d}",
+                prompt_tokens=prompt,
+                chosen_tokens=chosen,
+                chosen_mask=tuple(position >= written for position in range(len(chosen))),
+                rejected_tokens=rejected,
+                rejected_mask=tuple(position >= written for position in range(len(rejected))),
+            )
+        )
+    return found

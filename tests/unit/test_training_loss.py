@@ -1,0 +1,289 @@
+"""The numbers: losses and gradients against TRL and against float64, masks, batches, the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.pairs import made_examples
+from tests.tiny import tiny_model
+from torch import Tensor
+
+from inward.config import TrainingSettings
+from inward.errors import UsageError
+from inward.records import Output, Pair
+from inward.training.batches import collate, epoch_steps, steps_from
+from inward.training.examples import Example, build_examples
+from inward.training.logps import check_head, sequence_logps, token_logps
+from inward.training.loss import dpo_loss, irpo_loss, margins, nll
+from inward.training.optimiser import learning_rate
+from inward.training.reference import reference_logps
+from inward.training.weights import load_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def seed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny"), spread=0.1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def policy(path: Path, noise: float = 0.02) -> Any:
+    """A model some way from its reference, so that no loss term is at its starting value."""
+    model = load_model(path, torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert any(gradient.abs().max() > 1e-3 for gradient in theirs.values())
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def our_loss(model: Any, examples: list[Example], ref_R: Tensor, nll_weight: float | None = None) -> Tensor:
+    batch = collate(examples, CPU)
+    (chosen_B, rejected_B), (ref_chosen_B, ref_rejected_B) = sequence_logps(model, batch).chunk(2), ref_R.chunk(2)
+    if nll_weight is None:
+        return dpo_loss(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, 0.1).mean()
+    counts_B = batch.counts_R.chunk(2)[0]
+    return irpo_loss(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, 0.1, counts_B, nll_weight).mean()
+
+
+def stored(path: Path, examples: list[Example]) -> Tensor:
+    found = reference_logps(path, examples, TrainingSettings(), seed=0, dtype="float32")
+    return torch.tensor([logps.chosen for logps in found] + [logps.rejected for logps in found])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("objective", "pairs"), [("dpo", 6), ("irpo", 1)])
+def test_loss_and_gradients_are_those_of_trl(seed_model: Path, tmp_path: Path, objective: str, pairs: int) -> None:
+    """IRPO on one pair only: TRL's `sft` term is a mean over the tokens of a batch, IRPO's over its sequences."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    extra = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]} if objective == "irpo" else {}
+    arguments = DPOConfig(
+        output_dir=str(tmp_path), beta=0.1, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, **extra
+    )
+    text = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    trainer = DPOTrainer(
+        model=policy(seed_model),
+        ref_model=load_model(seed_model, torch.float32),
+        args=arguments,
+        train_dataset=text,
+        processing_class=AutoTokenizer.from_pretrained(seed_model),
+    )
+    examples = made_examples(pairs)
+    batch = trainer.data_collator(
+        [
+            {"prompt_ids": list(e.prompt_tokens), "chosen_ids": list(e.chosen_tokens), "rejected_ids": list(e.rejected_tokens)}
+            for e in examples
+        ]
+    )
+    trainer.model.eval()
+    theirs = trainer.compute_loss(trainer.model, batch)
+    their_gradients = gradients(trainer.model, theirs)
+
+    model = policy(seed_model)
+    ours = our_loss(model, examples, stored(seed_model, examples), 0.7 if objective == "irpo" else None)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert abs(ours.item() - math.log(2)) > 1e-3
+    assert_same_gradients(gradients(model, ours), their_gradients)
+
+
+def test_irpo_is_equation_1_in_float64(seed_model: Path) -> None:
+    examples = made_examples(5, longest=20)
+    ref_R = stored(seed_model, examples)
+    model = policy(seed_model)
+    ours = our_loss(model, examples, ref_R, 0.5)
+
+    exact = policy(seed_model).double()
+    total = torch.zeros((), dtype=torch.float64)
+    for index, example in enumerate(examples):
+
+        def log_pi(tokens: tuple[int, ...], prompt: tuple[int, ...] = example.prompt_tokens) -> Tensor:
+            logps_TV = exact(input_ids=torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+            return sum(logps_TV[len(prompt) - 1 + at, token] for at, token in enumerate(tokens))
+
+        won, lost = log_pi(example.chosen_tokens), log_pi(example.rejected_tokens)
+        ratio = 0.1 * ((won - ref_R[index].double()) - (lost - ref_R[len(examples) + index].double()))
+        total = total - torch.log(torch.sigmoid(ratio)) - 0.5 * won / len(example.chosen_tokens)
+    expected = total / len(examples)
+
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected_gradients = {name: gradient.float() for name, gradient in gradients(exact, expected).items()}
+    assert_same_gradients(gradients(model, ours), expected_gradients)
+
+
+def test_nll_weighs_sequences_and_not_tokens() -> None:
+    policy_B, tokens_B = torch.tensor([-10.0, -3.0]), torch.tensor([10, 1])
+    assert nll(policy_B, tokens_B).mean().item() == 2.0  # the mean over tokens would be 13/11
+    assert nll(torch.zeros(1), torch.tensor([0])).item() == 0.0
+
+
+def test_dpo_is_log_2_at_the_reference_and_falls_with_the_margin() -> None:
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert dpo_loss(one, zero, one, zero, 0.1).item() == pytest.approx(math.log(2), rel=1e-7)
+    assert margins(2 * one, zero, one, one, 0.5).item() == 1.0
+    assert dpo_loss(2 * one, zero, one, one, 0.5).item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+def test_reference_equals_the_policy_bit_for_bit_in_bf16(seed_model: Path) -> None:
+    examples, settings = made_examples(9, longest=40), TrainingSettings(batch_pairs=4, batch_tokens=200)
+    ref = {r.pair_id: r for r in reference_logps(seed_model, examples, settings, seed=3, dtype="bfloat16")}
+    model = load_model(seed_model, torch.bfloat16)
+    for micro in epoch_steps(examples, settings, seed=3, epoch=1)[0]:
+        with torch.no_grad():
+            found = sequence_logps(model, collate(micro, CPU)).tolist()
+        assert found == [ref[e.pair_id].chosen for e in micro] + [ref[e.pair_id].rejected for e in micro]
+
+
+def test_written_tokens_are_context_and_nothing_else(seed_model: Path) -> None:
+    """A masked token's own log-probability is not learned: its gradient is that of a loss that never names it."""
+    (example,) = made_examples(1, longest=12, written=4)
+    model = policy(seed_model)
+    batch = collate([example], CPU)
+    assert batch.counts_R.tolist() == [len(example.chosen_tokens) - 4, len(example.rejected_tokens) - 4]
+    shown = dataclasses.replace(  # the same tokens, the masked ones as part of the prompt
+        example,
+        prompt_tokens=example.prompt_tokens + example.chosen_tokens[:4],
+        chosen_tokens=example.chosen_tokens[4:],
+        chosen_mask=(True,) * (len(example.chosen_tokens) - 4),
+    )
+    torch.testing.assert_close(
+        sequence_logps(model, batch)[0], sequence_logps(model, collate([shown], CPU))[0], rtol=1e-5, atol=1e-5
+    )
+    head = model.get_output_embeddings()
+    seen: list[tuple[int, ...]] = []
+    handle = head.register_forward_hook(lambda _module, args, _out: seen.append(tuple(args[0].shape)))
+    token_logps(model, batch)
+    handle.remove()
+    assert seen == [(int(batch.counts_R.sum()), 32)]  # no logits of prompts, padding or written tokens
+
+
+def test_examples_are_found_by_id_and_masked_unless_learned() -> None:
+    def output(name: str, tokens: tuple[int, ...]) -> Output:
+        return Output(
+            id=name, prompt_id="p", index=0, prompt_tokens=(7, 8), tokens=tokens, written=(True, *(False,) * (len(tokens) - 1)),
+            text="", thought=None, response="r", format_error=None, finish="stop",
+        )  # fmt: skip
+
+    pair = Pair(
+        id="x", prompt_id="p", kind="scored", chosen_id="b", rejected_id="a", chosen_score=1.0, rejected_score=0.0, margin=1.0
+    )
+    outputs = [output("a", (1, 2, 3)), output("b", (4, 5)), output("c", (6,))]
+    (example,) = build_examples([pair], outputs)
+    assert (example.prompt_tokens, example.chosen_tokens, example.rejected_tokens) == ((7, 8), (4, 5), (1, 2, 3))
+    assert (example.chosen_mask, example.rejected_mask) == ((False, True), (False, True, True))
+    (learned,) = build_examples([pair], outputs, learn_written=True)
+    assert (learned.chosen_mask, learned.rejected_mask) == ((True, True), (True, True, True))
+    with pytest.raises(AssertionError, match="no output a"):
+        build_examples([pair], outputs[1:])
+
+
+def test_gradients_do_not_depend_on_padding_or_micro_batches(seed_model: Path) -> None:
+    examples = made_examples(8, longest=30)
+    ref_R = stored(seed_model, examples)
+    model = policy(seed_model)
+    whole = gradients(model, our_loss(model, examples, ref_R, 1.0))
+    model.zero_grad(set_to_none=True)
+    for index, example in enumerate(examples):
+        (our_loss(model, [example], ref_R[[index, 8 + index]], 1.0) / 8).backward()
+    assert_same_gradients({name: parameter.grad for name, parameter in model.named_parameters()}, whole)
+
+
+def test_chunks_give_the_same_values_and_gradients(seed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = made_examples(4, longest=30)
+    ref_R = stored(seed_model, examples)
+    model = policy(seed_model)
+    whole = our_loss(model, examples, ref_R)
+    whole_gradients = gradients(model, whole)
+    monkeypatch.setattr("inward.training.logps.CHUNK", 7)
+    chunked = our_loss(model, examples, ref_R)
+    assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert_same_gradients(gradients(model, chunked), whole_gradients)
+
+
+def test_an_unknown_change_of_the_logits_is_refused(seed_model: Path) -> None:
+    model = load_model(seed_model, torch.float32)
+    check_head(model)
+    forward = model.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        found = forward(*args, **kwargs)
+        found.logits = found.logits * 3
+        return found
+
+    model.forward = scaled
+    with pytest.raises(UsageError, match="changes its logits"):
+        check_head(model)
+
+
+def test_known_changes_of_the_logits_are_followed() -> None:
+    from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "initializer_range": 1.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        models = [
+            CohereForCausalLM(CohereConfig(**sizes, logit_scale=0.25)),
+            GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=8.0)),
+            Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, final_logit_softcapping=2.0)),
+        ]
+    for model in models:
+        check_head(model.eval())
+
+
+def test_batches_hold_every_pair_once_within_the_budget_whatever_the_order() -> None:
+    examples, settings = made_examples(23, longest=60), TrainingSettings(batch_pairs=5, batch_tokens=300, epochs=2)
+    steps = epoch_steps(examples, settings, seed=1, epoch=1)
+    assert [sum(map(len, step)) for step in steps] == [5, 5, 5, 5, 3]
+    assert sorted(e.pair_id for step in steps for micro in step for e in micro) == [e.pair_id for e in examples]
+    micros = [micro for step in steps for micro in step]
+    assert all(len(micro) == 1 or collate(micro, CPU).tokens_RT.numel() <= 300 for micro in micros)
+    assert any(len(micro) > 1 for micro in micros)
+    assert epoch_steps(examples[::-1], settings, seed=1, epoch=1) == steps
+    assert epoch_steps(examples, settings, seed=1, epoch=2) != steps
+    every = list(steps_from(0, examples, settings, seed=1))
+    assert [(step, epoch) for step, epoch, _ in every] == [(i, 1 + i // 5) for i in range(10)]
+    assert list(steps_from(7, examples, settings, seed=1)) == every[7:]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_learning_rate_rises_then_falls_and_is_never_zero(schedule: Any) -> None:
+    settings = TrainingSettings(learning_rate=1.0, warmup=0.2, schedule=schedule)
+    rates = [learning_rate(step, 20, settings) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 1.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert min(rates) > 0
+    assert (rates[-1] == 1.0) == (schedule == "constant")
