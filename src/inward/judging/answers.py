@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _NUMBER = re.compile(
-    r"""(?<![\w.,/])                                     # not inside a word or another number
+    r"""(?<![\w./])                                      # not inside a word or another number
     (?P<sign>[-+\u2212\u2013]?)[$€£]?(?P<minus>[-\u2212]?)
-    (?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,60})?(?P<decimals>\.\d{1,60})?
-    (?:\s?/\s?(?P<below>\d{1,60})(?![\d/]))?""",
+    (?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<decimals>\.\d+)?
+    (?:\s?/\s?(?P<below>\d+)(?![\d/]))?""",
     re.VERBOSE,
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d{1,60})\}\{(\d{1,60})\}")
-_ANNOUNCED = re.compile(r"\banswer\b(?:\s+is)?\s*[:=]?\s*", re.IGNORECASE)
-_TEX = str.maketrans({"*": None, "`": None, "{": " ", "}": " "})
+_ANNOUNCED = re.compile(r"\banswer(?:\b[^.\n\d]{0,60}?\b(?:is|equals)\b\s?:?|\s?[:=])", re.IGNORECASE)
+SENTENCE = 500
+DIGITS = 100
+ANNOUNCEMENTS = 20
+"""Characters of a sentence and of a number, and how many "answer is", are read: time must not grow with a hostile text."""
+_TEX = str.maketrans({"`": None, "{": " ", "}": " "})
 _BARE = str.maketrans("", "", string.punctuation + "“”‘’–—−")
 
 
@@ -100,8 +104,10 @@ def _boxed(text: str) -> str:
 
 def _announced(text: str) -> Fraction | None:
     """Return the number in the last sentence that says what the answer is: what follows its last "=", else its first."""
-    for match in reversed(list(_ANNOUNCED.finditer(text))):
-        sentence = re.split(r"\.(?:\s|$)|\n\n", text[match.end() :], maxsplit=1)[0]
+    text = text.replace("**", "")
+    for match in reversed(list(_ANNOUNCED.finditer(text))[-ANNOUNCEMENTS:]):
+        tail = text[match.end() : match.end() + SENTENCE].lstrip()
+        sentence = re.split(r"\.(?:\s|$)|\n\n", tail, maxsplit=1)[0]
         numbers = _numbers(sentence.rpartition("=")[2]) or _numbers(sentence)
         if numbers:
             return numbers[0]
@@ -114,11 +120,11 @@ def _numbers(text: str) -> list[Fraction]:
 
 
 def _prepared(text: str) -> str:
-    return _FRACTION.sub(r" \1/\2 ", text.replace("\\$", "$").replace("\\%", "%")).translate(_TEX)
+    return _FRACTION.sub(r" \1/\2 ", text.replace("\\$", "$").replace("\\%", "%").replace("**", "")).translate(_TEX)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    if match["whole"] is None and match["decimals"] is None:
+    if (match["whole"] is None and match["decimals"] is None) or len(match[0]) > DIGITS:
         return None
     value = Fraction((match["whole"] or "0").replace(",", "") + (match["decimals"] or ""))
     if match["below"] is not None:

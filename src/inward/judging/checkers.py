@@ -147,8 +147,9 @@ def _too_heavy(response: str) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, LookupError) and "nltk" in str(error):
-        return "NLTK data is not installed: run python -m nltk.downloader punkt_tab"
+    resource = re.search(r"nltk\.download\('(\w+)'\)", str(error))
+    if isinstance(error, LookupError) and resource:
+        return f"NLTK's {resource[1]} data is not installed: run python -m nltk.downloader {resource[1]}"
     return f"the checker failed: {type(error).__name__}: {str(error)[:200]}"
 
 
@@ -176,8 +177,7 @@ def _registry(benchmark: str) -> dict[str, Callable[[str], Any]]:
         raise MissingExtraError(str(error.name), "verifiable") from error
     langdetect.DetectorFactory.seed = 0  # else the language of a short text is drawn by lot
     quiet = logging.getLogger("inward.judging.checkers")
-    quiet.addHandler(logging.NullHandler())
-    quiet.propagate = False
+    quiet.disabled = True
     checkers.logging = quiet  # they log whole responses on the root logger
     table: dict[str, Callable[[str], Any]] = module.INSTRUCTION_DICT
     return table

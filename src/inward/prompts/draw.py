@@ -26,10 +26,11 @@ def draw(prompts: Sequence[Prompt], *, per_iteration: int, validation: int, iter
     UsageError where there are too few prompts.
     """
     wanted = validation + per_iteration * iterations
-    if len(prompts) < wanted:
+    missing = wanted - len(prompts)
+    if missing > 0:
         raise UsageError(
-            f"{wanted - len(prompts)} prompts are missing: {validation} for validation and {per_iteration} for each of "
-            f"{iterations} iterations make {wanted}, and there are {len(prompts)}. Add sources, or lower "
+            f"{missing} prompt{' is' if missing == 1 else 's are'} missing: {validation} for validation and {per_iteration} "
+            f"for each of {iterations} iterations make {wanted}, and there are {len(prompts)}. Add sources, or lower "
             "prompts.per_iteration, prompts.validation or iterations"
         )
     deck = sorted(prompts, key=lambda prompt: prompt.id)
