@@ -139,6 +139,13 @@ def test_a_thought_after_the_response_is_not_shown(
     assert stream(fmt, data.draw(chunked(text))) == response.strip()
 
 
+@pytest.mark.parametrize("marker", ["<<R>", "aab", "abab", "<R><R"])
+def test_a_marker_that_begins_like_itself_is_still_caught(marker: str) -> None:
+    fmt = ThoughtFormat("custom", response_marker=marker)
+    text = f"thought {marker} shown {marker} {SECRET}"
+    assert stream(fmt, list(text)) == stream(fmt, [text]) == "shown"
+
+
 @given(THINKING.filter(lambda fmt: bool(fmt.thought_marker)), WORDS)
 def test_a_response_without_a_marked_thought_is_an_error_and_shows_nothing(fmt: ThoughtFormat, text: str) -> None:
     assume(free_of(fmt, text))

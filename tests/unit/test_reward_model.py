@@ -73,6 +73,14 @@ def test_a_model_without_a_pad_token_scores_batches_as_it_scores_single_rows(tmp
     assert values(folder) == pytest.approx(by_hand(folder, [rendered(response) for response in RESPONSES]), abs=1e-5)
 
 
+@pytest.mark.parametrize("pad", [True, False])
+def test_padding_never_moves_the_token_that_is_read(tmp_path: Path, pad: bool) -> None:
+    # "!" is token 0 and <|endoftext|> the pad token: each ends a response that is padded in its batch.
+    folder = tiny_reward_model(tmp_path, pad=pad, chat_template=None)
+    responses = ("Wow!", "end<|endoftext|>", "a longer response, so that the others are padded")
+    assert values(folder, responses) == pytest.approx(by_hand(folder, [f"{PROMPT.text}\n\n{r}" for r in responses]), abs=1e-5)
+
+
 def test_a_long_response_loses_its_end_keeps_the_template_and_is_counted(folder: Path) -> None:
     whole = len(rendered(""))  # in characters, which the byte-level tokenizer makes one token each but for special tokens
     special = whole - len(tiny_tokenizer()(rendered(""))["input_ids"])
