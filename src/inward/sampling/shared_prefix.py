@@ -127,7 +127,7 @@ class Cohort:
 
     def _by_row(self, prompts: torch.Tensor) -> torch.Tensor:
         """[P, H, N x G, X] -> [R, H, G, X]"""
-        count, heads, queries, width = prompts.shape
+        count, heads, _, width = prompts.shape
         slots = prompts.view(count, heads, self._width, -1, width).transpose(1, 2)
         rows = slots.reshape(count * self._width, heads, -1, width)
         return rows if self._full else rows.index_select(0, self._slot_of_row)

@@ -8,7 +8,7 @@ cache (`padded`), which is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,6 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
     text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def token_counter(model_path: Path | str, trust_remote_code: bool = False) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text, without the chat template's own. Loads the tokenizer only."""
-    tokenizer = load_tokenizer(model_path, trust_remote_code=trust_remote_code)
-    return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
