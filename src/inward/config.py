@@ -119,7 +119,6 @@ class ThoughtSettings(Settings):
 class SamplingSettings(Settings):
     """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole."""
 
-    engine: Literal["transformers", "scripted"] = "transformers"
     k: int = Field(default=8, ge=2)
     temperature: float = Field(default=0.8, gt=0.0)
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
@@ -204,9 +203,14 @@ class ValidationSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """How work is cut and run. `isolate` gives every stage a process of its own (unset: where there is an accelerator)."""
+    """How work is cut and run.
+
+    `workers` processes share the shards of sampling and of a judge that is a model, the processor's threads divided among
+    them. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per process.
+    """
 
     shard_prompts: int = Field(default=64, gt=0)
+    workers: int = Field(default=1, gt=0)
     isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -97,25 +97,37 @@ def run_shards(
     isolate: bool,
     tokens: Callable[[R], int] = none,
     calls: Callable[[R], int] = none,
+    units_per_item: int = 1,
+    workers: int = 1,
 ) -> list[R]:
-    """Do the missing shards of a stage and return all its records, in the order of the groups."""
+    """Do the missing shards of a stage and return all its records, in the order of the groups.
+
+    Progress is told in `unit`s, of which an item is `units_per_item`. More than one of `workers` means that many processes.
+    """
     paths = shard_paths(folder, [[identify(item) for item in group] for group in groups])
     missing = [n for n, path in enumerate(paths) if not path.exists()]
     if missing:
-        job = ShardJob(
-            place=place,
-            record_type=record_type,
-            paths=tuple(paths[n] for n in missing),
-            groups=tuple(tuple(groups[n]) for n in missing),
-            start=start,
-            work=work,
-            tokens=tokens,
-            calls=calls,
-            costs=costs,
-        )
+        shares = [missing[n::workers] for n in range(min(workers, len(missing)))]
+        jobs = [
+            ShardJob(
+                place=place,
+                record_type=record_type,
+                paths=tuple(paths[n] for n in share),
+                groups=tuple(tuple(groups[n]) for n in share),
+                start=start,
+                work=work,
+                tokens=tokens,
+                calls=calls,
+                costs=costs,
+            )
+            for share in shares
+        ]
         label = f"{place.arm} iteration {place.iteration}: {place.stage}"
-        reporter.begin(label, sum(len(group) for group in job.groups), unit)
-        in_process(_do_shards, job, advance=reporter.advance, isolate=isolate, label=label)
+        reporter.begin(label, units_per_item * sum(len(groups[n]) for n in missing), unit)
+        if len(jobs) == 1 and not isolate:
+            _do_shards(jobs[0], reporter.advance)
+        else:
+            in_processes(_do_shards, [(job,) for job in jobs], advance=reporter.advance, label=label)
         reporter.end()
     return [record for path in paths for record in read_shard(path, record_type)]
 
@@ -152,46 +164,59 @@ def devices() -> int:
     return int(torch.cuda.device_count()) if torch is not None else 0
 
 
-def in_process(function: Callable[..., T], *arguments: Any, advance: Callable[..., None], isolate: bool, label: str) -> T:
-    """Call `function(*arguments, advance)` here, or in a fresh process, and return its result.
+def in_processes(
+    function: Callable[..., T], calls: Sequence[tuple[Any, ...]], *, advance: Callable[..., None], label: str
+) -> list[T]:
+    """Make each call `function(*arguments, advance)` in a fresh process of its own, all at once; return their results.
 
-    Raises what the function raised if it is an InwardError; InwardError naming the stage if its process died.
+    Raises what a call raised if that is an InwardError, else InwardError naming the stage whose process died. The other
+    processes are ended then, as on any other exception here (Ctrl-C).
     """
-    if not isolate:
-        return function(*arguments, advance)
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
     alive, watched = context.Pipe()
-    process = context.Process(target=_child, args=(theirs, watched, function, arguments), daemon=True)
-    process.start()
-    theirs.close()
-    watched.close()
+    workers: dict[Connection, tuple[int, Any]] = {}
     try:
-        result: T = _listen(ours, process, advance, label)
-        return result
+        for n, arguments in enumerate(calls):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_child, args=(theirs, watched, function, arguments), daemon=True)
+            process.start()
+            theirs.close()
+            workers[ours] = (n, process)
+        watched.close()
+        return _listen(workers, advance, label)
     finally:
-        process.terminate()
-        process.join()
+        for _, process in workers.values():
+            process.terminate()
+            process.join()
         alive.close()
 
 
-def _listen(ours: Connection, process: Any, advance: Callable[..., None], label: str) -> Any:
-    while True:
-        try:
-            kind, content = ours.recv()
-        except EOFError:
-            process.join()
-            code = process.exitcode
-            why = "killed by the system, most likely for lack of memory" if code == -signal.SIGKILL else f"exit code {code}"
-            raise InwardError(
-                f"{label}: its process died ({why}); what was finished is kept: run the same command again"
-            ) from None
-        if kind == "advance":
-            advance(*content)
-        elif kind == "error":
-            raise content
-        else:
-            return content
+def _listen(workers: dict[Connection, tuple[int, Any]], advance: Callable[..., None], label: str) -> list[Any]:
+    results: dict[int, Any] = {}
+    waiting = set(workers)
+    while waiting:
+        for connection in wait(list(waiting)):
+            assert isinstance(connection, Connection)
+            number, process = workers[connection]
+            try:
+                kind, content = connection.recv()
+            except EOFError:
+                process.join()
+                raise _died(process.exitcode, label) from None
+            if kind == "advance":
+                advance(*content)
+            elif kind == "error":
+                raise content
+            else:
+                results[number] = content
+                waiting.remove(connection)
+    return [results[number] for number in sorted(results)]
+
+
+def _died(code: int, label: str) -> InwardError:
+    killed = code == -signal.SIGKILL
+    why = "killed by the system, most likely for lack of memory" if killed else f"exit code {code}"
+    return InwardError(f"{label}: its process died ({why}); what was finished is kept: run the same command again")
 
 
 def _child(theirs: Connection, watched: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

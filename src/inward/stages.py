@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inward.config import Recipe
 from inward.costs import Cost, append_cost, peak_memory, read_costs
-from inward.execute import Advance, Place, Reporter, cut, devices, in_process, one, run_shards
+from inward.execute import Advance, Place, Reporter, cut, devices, in_processes, one, run_shards
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.rundir import RunDir
 from inward.shards import read_json, write_json
@@ -86,16 +86,16 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     """Load, check and deal out all prompts of the run, before anything else costs time."""
     from inward.prompts import load_prompts
     from inward.prompts.draw import check_lengths, draw
-    from inward.sampling.transformers_engine import token_counter
+    from inward.sampling.transformers_engine import encode_chat, load_tokenizer
     from inward.thought import messages
 
     recipe = run.recipe
     loaded = load_prompts(recipe.prompts)
-    count = token_counter(seed, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
     formats = [recipe.thought_format(arm) for arm in recipe.arms]
 
     def longest(text: str) -> int:
-        return max(count(messages(fmt, text)) for fmt in formats)
+        return max(len(encode_chat(tokenizer, messages(fmt, text))) for fmt in formats)
 
     prompts, notes = check_lengths(loaded.prompts, longest, recipe.prompts.max_tokens, recipe.prompts.unusable)
     for note in (*loaded.notes, *notes):
@@ -173,7 +173,7 @@ def reference(at: At, examples: Sequence[Example], model: Path) -> list[Referenc
         [examples],  # one shard: the very micro-batches of training's first epoch, so that its first loss is log 2
         identify=lambda example: example.pair_id,
         place=at.place("reference"),
-        start=partial(_set_threads, recipe),
+        start=partial(_prepare, recipe),
         work=partial(_work_reference, recipe, model, at.seed("training")),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
@@ -192,8 +192,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         from inward.training.batches import steps_per_epoch
 
         run.reporter.begin(label, steps_per_epoch(examples, run.recipe.training) * epochs, "steps")
-        in_process(
-            _train,
+        call = (
             model,
             tuple(examples),
             tuple(reference),
@@ -202,10 +201,11 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
             at.seed("training"),
             at.place("training"),
             run.dir.costs,
-            advance=run.reporter.advance,
-            isolate=run.isolate,
-            label=label,
         )
+        if run.isolate:
+            in_processes(_train, [call], advance=run.reporter.advance, label=label)
+        else:
+            _train(*call, run.reporter.advance)
         run.reporter.end()
     return finished
 
@@ -382,8 +382,10 @@ def _sample(
         work=partial(_work_sample, recipe, at.arm, draws, at.seed(purpose)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
-        unit="prompts",
+        unit="outputs",
+        units_per_item=draws.k,
         isolate=at.run.isolate,
+        workers=recipe.execution.workers,
         tokens=_length,
     )
 
@@ -402,6 +404,7 @@ def _judge(at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Ou
         reporter=at.run.reporter,
         unit="outputs",
         isolate=at.run.isolate and recipe.judge.kind != "verifiable",
+        workers=1 if recipe.judge.kind == "verifiable" else recipe.execution.workers,
         calls=one,
     )
 
@@ -413,7 +416,7 @@ def _length(output: Output) -> int:
 def _start_engine(recipe: Recipe, model: Path) -> Engine:
     from inward.sampling.transformers_engine import load_engine
 
-    _set_threads(recipe)
+    _prepare(recipe, recipe.execution.workers)
     return load_engine(
         model,
         dtype=recipe.model.dtype,
@@ -450,7 +453,8 @@ def _work_sample(
 def _start_judge(recipe: Recipe) -> Any:
     from inward.judging import make_judge
 
-    _set_threads(recipe)
+    if recipe.judge.kind != "verifiable":
+        _prepare(recipe, recipe.execution.workers)
     return make_judge(recipe.judge)
 
 
@@ -496,7 +500,7 @@ def _train(
     from inward.training.metrics import StepMetrics
     from inward.training.train import train
 
-    _set_threads(recipe)
+    _prepare(recipe)
     began, tokens = time.perf_counter(), 0
 
     def on_step(step: StepMetrics) -> None:
@@ -531,8 +535,14 @@ def _train(
     append_cost(costs, cost)
 
 
-def _set_threads(recipe: Recipe) -> None:
-    if recipe.execution.threads:
-        import torch
+def _prepare(recipe: Recipe, workers: int = 1) -> None:
+    """Set up torch in the process that does the work: its share of the processor, and no progress bars but ours."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    threads = recipe.execution.threads or max(1, torch.get_num_threads() // workers)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
         torch.set_num_threads(recipe.execution.threads)
