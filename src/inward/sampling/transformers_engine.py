@@ -74,7 +74,6 @@ class TransformersEngine:
 def load_engine(
     model_path: Path | str,
     *,
-    base: Path | str | None = None,
     dtype: Dtype = "auto",
     rows: int = 128,
     trust_remote_code: bool = False,
@@ -82,14 +81,13 @@ def load_engine(
 ) -> TransformersEngine:
     """Load a model folder or Hub name; a folder that holds a `peft` adapter is merged into its base in fp32 first.
 
-    `base` overrides the base model that the adapter names. `dtype` "auto" is bf16 where the device computes in it, else
-    fp32. Raises `UsageError` if the model cannot be loaded.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. Raises `UsageError` if the model cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     adapter = str(model_path) if (Path(model_path) / "adapter_config.json").is_file() else None
-    weights = str(model_path) if adapter is None else str(base or _base_of(adapter))
+    weights = str(model_path) if adapter is None else _base_of(adapter)
     tokenizer = load_tokenizer(weights, trust_remote_code=trust_remote_code)
     model = _load_model(weights, adapter, trust_remote_code).to(device=device, dtype=resolve_dtype(dtype, device)).eval()
     with torch.inference_mode():
