@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,9 +27,11 @@ def device() -> torch.device:
 def stored_dtype(model_path: Path) -> torch.dtype:
     """Return the dtype of a model folder's weights: what its config says, else the first floating tensor's."""
     from safetensors import safe_open
-    from transformers import PretrainedConfig
 
-    settings, _ = PretrainedConfig.get_config_dict(model_path, local_files_only=True)
+    try:
+        settings = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{model_path} is not a model folder: it holds no config.json") from None
     named = settings.get("dtype") or settings.get("torch_dtype")
     if named:
         return _dtype(named)
