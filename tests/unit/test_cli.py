@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import tiny_model
 
 from inward.cli import chat, output, reading, status
 from inward.cli.export import pair_rows
@@ -22,10 +24,11 @@ from inward.config import parse_recipe
 from inward.costs import Cost, append_cost
 from inward.records import Evaluation, Output, Pair, Prompt, Score
 from inward.rundir import RunDir, prepare
+from inward.sampling.engine import Decoding
 from inward.shards import write_json, write_shard
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 
-COMMANDS = ["run", "status", "show", "export", "chat", "recipes", "models", "models get", "models list", "recipes show"]
+COMMANDS = ["run", "evaluate", "status", "show", "export", "chat", "recipes", "models", "models get", "models list", "recipes show"]
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jnice\x1b[31m red\x9b1m\rx"
 
 
@@ -46,7 +49,7 @@ def test_help_lists_every_command_and_teaches() -> None:
     done = inward("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("run", "status", "show", "export", "chat", "recipes", "models"):
+    for command in ("run", "evaluate", "status", "show", "export", "chat", "recipes", "models"):
         assert f"\n  {command} " in done.stdout
     assert "inward run demo" in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2], "a summary is cut off"
@@ -145,6 +148,39 @@ def test_turns_hide_earlier_thoughts_and_keep_the_system_message() -> None:
         {"role": "system", "content": "be brief\n\nThink, then write <R>."},
         {"role": "user", "content": "x"},
     ]
+
+
+def test_chat_shows_the_response_and_only_on_demand_the_thought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(tmp_path / "tiny")
+    words = ["chat", str(model), "--format", "specific", "--budget", "8", "--max-new-tokens", "40", "--prompt", "hi"]
+    ask = chat.make_ask(model, SPECIFIC, Decoding(max_new_tokens=40), budget=8, seed=0, tries=3, trust_remote_code=False)
+    answer = ask(chat.turns(SPECIFIC, [], "hi", None))
+    assert answer.thought
+    assert answer.response
+
+    assert call(monkeypatch, *words) == 0
+    assert capsys.readouterr().out == output.clean(answer.response) + "\n"
+    assert call(monkeypatch, *words, "--show-thoughts") == 0
+    shown = capsys.readouterr().out
+    assert shown == f"{output.clean(answer.thought)}\n\n{output.clean(answer.response)}\n"
+
+
+def test_chat_reads_lines_and_keeps_the_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(tmp_path / "tiny")
+    ask = chat.make_ask(model, DIRECT, Decoding(max_new_tokens=12), budget=None, seed=3, tries=3, trust_remote_code=False)
+    first = ask(chat.turns(DIRECT, [], "one", None)).response
+    history = [{"role": "user", "content": "one"}, {"role": "assistant", "content": str(first)}]
+    second = ask(chat.turns(DIRECT, history, "two", None)).response
+    assert first
+    assert second
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n  \ntwo\n"))
+    assert call(monkeypatch, "chat", str(model), "--max-new-tokens", "12", "--seed", "3") == 0
+    assert capsys.readouterr().out == f"{output.clean(first)}\n{output.clean(second)}\n"
 
 
 # A run of one iteration, made of records through the real writers.

@@ -82,11 +82,14 @@ def make_ask(
     trust_remote_code: bool,
 ) -> Ask:
     """Load the model; return a function from chat turns to a split answer, drawn again while it breaks the format."""
+    from transformers.utils import logging
+
     from inward.sampling.engine import Request
     from inward.sampling.sample import make_scaffold, seed_for
     from inward.sampling.transformers_engine import load_engine
     from inward.thought import split
 
+    logging.disable_progress_bar()  # this process does nothing but chat
     engine = load_engine(folder, trust_remote_code=trust_remote_code)
     scaffold = make_scaffold(fmt, budget) if budget and fmt.thinks else None
 
@@ -162,6 +165,6 @@ def _show(answer: Split, show_thoughts: bool) -> None:
         output.write(output.clean(answer.response))
     else:
         output.note(
-            f"(no response: the output broke the thought format, {answer.error}; --format direct asks without a thought, "
-            "--budget 128 writes the markers for the model)"
+            f"(no response: the output broke the thought format, {answer.error}. --format direct asks without a thought, "
+            "--budget 128 writes the markers for the model, --max-new-tokens gives it more room)"
         )
