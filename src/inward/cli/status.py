@@ -36,7 +36,7 @@ def status(
         output.json_document(document(directory, recipe))
         return
     state = "finished" if finished(directory, recipe) else "not finished"
-    output.styled(f"{directory.root}: {state}, {recipe.iterations} iterations of {' and '.join(recipe.arms)}", "bold")
+    output.styled(f"{directory.root}: {state} (iterations: {recipe.iterations}, arms: {', '.join(recipe.arms)})", "bold")
     _show_stages(stages(directory, recipe))
     print_summary(directory)
 
