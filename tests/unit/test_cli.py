@@ -28,7 +28,7 @@ from inward.sampling.engine import Decoding
 from inward.shards import write_json, write_shard
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 
-COMMANDS = ["run", "evaluate", "status", "show", "export", "chat", "recipes", "models", "models get", "models list", "recipes show"]
+COMMANDS = ["run", "evaluate", "status", "show", "export", "chat", "recipes", "models", "models get", "recipes show"]
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jnice\x1b[31m red\x9b1m\rx"
 
 
