@@ -41,7 +41,7 @@ def iterate(
     """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
     at = stages.at(run, arm, t)
     if at.finished:
-        return at.model
+        return stages.tidy(at)
     stages.keep_prompts(at, prompts)
     outputs = stages.sample(at, prompts, model)  # K outputs z, y for each p + x
     verdicts = stages.judge(at, prompts, outputs)  # of the responses y only

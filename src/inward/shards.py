@@ -36,14 +36,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         remedies = {
             errno.ENOSPC: "the disk is full: free some space",
+            errno.EFBIG: "the system allows no larger file: raise the limit (ulimit -f)",
             errno.EDQUOT: "the disk quota is used up: free some space",
             errno.EACCES: "permission denied: make the folder writable or choose another one with --out",
             errno.EPERM: "permission denied: make the folder writable or choose another one with --out",
             errno.EROFS: "the file system is read-only: choose another folder with --out",
         }
-        remedy = remedies.get(error.errno or 0)
-        if remedy is None:
-            raise
+        remedy = remedies.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out")
         raise StorageError(
             f"cannot write {path}: {remedy}, then run the same command again; nothing finished is lost"
         ) from error

@@ -184,30 +184,28 @@ def reference(at: At, examples: Sequence[Example], model: Path) -> list[Referenc
 
 def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
     """Train from M_t; return one checkpoint an epoch."""
+    from inward.training.batches import steps_per_epoch
+
     run, out = at.run, at.folder / "checkpoints"
     epochs = run.recipe.training.epochs
-    finished = [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
     label = f"{at.arm} iteration {at.t}: training"
-    if not all(path.exists() for path in finished):
-        from inward.training.batches import steps_per_epoch
-
-        run.reporter.begin(label, steps_per_epoch(examples, run.recipe.training) * epochs, "steps")
-        call = (
-            model,
-            tuple(examples),
-            tuple(reference),
-            run.recipe,
-            out,
-            at.seed("training"),
-            at.place("training"),
-            run.dir.costs,
-        )
-        if run.isolate:
-            in_processes(_train, [call], advance=run.reporter.advance, label=label)
-        else:
-            _train(*call, run.reporter.advance)
-        run.reporter.end()
-    return finished
+    run.reporter.begin(label, steps_per_epoch(examples, run.recipe.training) * epochs, "steps")
+    call = (
+        model,
+        tuple(examples),
+        tuple(reference),
+        run.recipe,
+        out,
+        at.seed("training"),
+        at.place("training"),
+        run.dir.costs,
+    )
+    if run.isolate:
+        in_processes(_train, [call], advance=run.reporter.advance, label=label)
+    else:
+        _train(*call, run.reporter.advance)
+    run.reporter.end()
+    return [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
 
 
 def validate(at: At, model: Path, prompts: Sequence[Prompt], *, name: str | None = None) -> Evaluation:
@@ -232,7 +230,7 @@ def measure(
     """
     from inward.evaluation.summarise import evaluate
     from inward.judging import lowest_score
-    from inward.judging.stage import score_outputs
+    from inward.judging.stage import require_some_scores, score_outputs
 
     settings, recipe = at.run.recipe.validation, at.run.recipe
     draws = Draws(
@@ -245,6 +243,7 @@ def measure(
     outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose)
     verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
     scores = score_outputs(outputs, verdicts)
+    require_some_scores(scores)
     lowest = lowest_score(recipe.judge)
     evaluation = evaluate(name, at.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest)
     write_json(folder / "evaluation.json", asdict(evaluation))
@@ -272,10 +271,15 @@ def promote(at: At, checkpoints: Sequence[Path], evaluations: Sequence[Evaluatio
         at.folder / "evaluation.json",
         {"chosen": checkpoints[best].name, "evaluations": {item.model: asdict(item) for item in evaluations}},
     )
-    for checkpoint in checkpoints:
-        if not (checkpoint / "adapter_config.json").exists():  # an adapter is small, and kept
-            shutil.rmtree(checkpoint, ignore_errors=True)
     _report(at, evaluations[best])
+    return tidy(at)
+
+
+def tidy(at: At) -> Path:
+    """Delete the checkpoints of a finished iteration, but for adapters, which are small; return its model."""
+    for checkpoint in sorted((at.folder / "checkpoints").glob("epoch_*")):
+        if not (checkpoint / "adapter_config.json").exists():
+            shutil.rmtree(checkpoint)
     return at.model
 
 
@@ -304,9 +308,6 @@ def summarise(run: Run) -> None:
 
 
 def _report(at: At, evaluation: Evaluation) -> None:
-    if evaluation.score is None:
-        at.run.reporter.say(f"{at.arm} iteration {at.t}: nothing could be scored")
-        return
     at.run.reporter.say(
         f"{at.arm} iteration {at.t}: validation score {evaluation.score:.3f} "
         f"[{evaluation.low:.3f}, {evaluation.high:.3f}], {evaluation.model}"
@@ -495,17 +496,12 @@ def _train(
     costs: Path,
     advance: Advance,
 ) -> None:
-    import time
-
-    from inward.training.metrics import StepMetrics
+    from inward.training.metrics import StepMetrics, read_metrics
     from inward.training.train import train
 
     _prepare(recipe)
-    began, tokens = time.perf_counter(), 0
 
     def on_step(step: StepMetrics) -> None:
-        nonlocal tokens
-        tokens += step.tokens
         advance(1, step.tokens)
 
     train(
@@ -519,7 +515,8 @@ def _train(
         trust_remote_code=recipe.model.trust_remote_code,
         on_step=on_step,
     )
-    seconds = time.perf_counter() - began
+    steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it
+    seconds = sum(step.seconds for step in steps)
     cost = Cost(
         arm=place.arm,
         iteration=place.iteration,
@@ -528,7 +525,7 @@ def _train(
         seconds=seconds,
         device_seconds=seconds * devices(),
         items=len(examples),
-        tokens=tokens,
+        tokens=sum(step.tokens for step in steps),
         judge_calls=0,
         peak_memory=peak_memory(),
     )
@@ -541,7 +538,7 @@ def _prepare(recipe: Recipe, workers: int = 1) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    threads = recipe.execution.threads or max(1, torch.get_num_threads() // workers)
+    threads: int = recipe.execution.threads or max(1, torch.get_num_threads() // workers)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
 

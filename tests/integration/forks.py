@@ -31,7 +31,8 @@ def import_everything() -> None:
     import inward.sampling.transformers_engine
     import inward.training.train  # noqa: F401
 
-    assert transformers.AutoModelForCausalLM and transformers.AutoTokenizer
+    assert transformers.AutoModelForCausalLM
+    assert transformers.AutoTokenizer
 
 
 def run_forked(argv: list[str], log: str) -> int:

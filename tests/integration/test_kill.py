@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.tiny import tiny_model
 
 KILLS = 24
@@ -102,7 +101,8 @@ class Forks:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def run(self, *argv: str, after: str | None = None, delay: float | None = None) -> dict[str, int]:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         order = {"argv": argv, "log": str(self.log), "after": after, "delay": delay}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -110,7 +110,8 @@ class Forks:
         return answer
 
     def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()

@@ -17,6 +17,7 @@ from inward.errors import InwardError, UsageError
 from inward.sampling.decode import Decoder, decode
 from inward.sampling.engine import Decoding, Request
 from inward.sampling.nucleus import draw, largest, row_key, uniforms
+from inward.sampling.packed import pack
 from inward.sampling.padded import PaddedDecoder
 from inward.sampling.row import Rules
 from inward.sampling.shared_prefix import SharedPrefixDecoder
@@ -111,6 +112,25 @@ def test_bf16_stays_near_fp32(folder: Path, engine: Any) -> None:
         found = decoder.step([prompt[-1]] * 2).float()
         expected = plain_logits(engine.model, prompt)
     assert float((found - expected).abs().mean()) < 0.03 * float(expected.std())
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bf16 products in oneDNN")
+def test_packed_layers_give_the_same_products(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    layer = torch.nn.Linear(96, 40, dtype=torch.bfloat16)  # with a bias, which the tiny Llama has not
+    inputs = [torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows)).bfloat16() for rows in (1, 7, 130)]
+    with torch.inference_mode():
+        before = [layer(x) for x in inputs]
+        assert pack(layer, rows=7) == 1
+        assert pack(plain, rows=7) == 15
+        for x, expected in zip(inputs, before, strict=True):
+            assert torch.allclose(layer(x), expected, atol=0.02)
+
+
+def test_only_bf16_layers_are_packed(engine: Any) -> None:
+    assert pack(engine.model, rows=7) == 0
 
 
 def test_first_tokens_follow_softmax_with_top_p(engine: Any) -> None:

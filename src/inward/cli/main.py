@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from inward.cli import chat, export, models, output, recipes, run, show, status
+from inward.cli import chat, evaluate, export, models, output, recipes, run, show, status
 from inward.errors import InwardError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("run", short_help="Train a model to think, or go on with a run.")(ru
 app.command("status")(status.status)
 app.command("show")(show.show)
 app.command("export", short_help="Take pairs or a model out of a run.")(export.export)
+app.command("evaluate", short_help="Measure the models of a run on a benchmark.")(evaluate.evaluate)
 app.command("chat")(chat.chat)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(models.app, name="models")

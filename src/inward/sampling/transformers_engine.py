@@ -19,6 +19,7 @@ from inward.config import Dtype
 from inward.errors import UsageError
 from inward.sampling.decode import Decoder, decode
 from inward.sampling.engine import Completion, Decoding, Progress, Request, Scaffold
+from inward.sampling.packed import pack
 from inward.sampling.padded import PaddedDecoder
 from inward.sampling.row import check_lengths, make_rules
 from inward.sampling.shared_prefix import SharedPrefixDecoder, why_unsupported
@@ -91,6 +92,7 @@ def load_engine(
     tokenizer = load_tokenizer(weights, trust_remote_code=trust_remote_code)
     model = _load_model(weights, adapter, trust_remote_code).to(device=device, dtype=resolve_dtype(dtype, device)).eval()
     with torch.inference_mode():
+        pack(model, rows)
         unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
     if unsupported:
         log.warning("%s decodes through the slower padded cache: %s", model_path, unsupported)

@@ -95,3 +95,8 @@ def cut_metrics(path: Path, steps: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     assert len(lines) >= steps, f"{path} ends before step {steps}, which was saved"
     write_whole(path, b"".join(lines[:steps]))
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """Return every step of a training that has ended, in order."""
+    return [StepMetrics(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
