@@ -541,5 +541,3 @@ def _prepare(recipe: Recipe, workers: int = 1) -> None:
     threads: int = recipe.execution.threads or max(1, torch.get_num_threads() // workers)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-
-        torch.set_num_threads(recipe.execution.threads)
