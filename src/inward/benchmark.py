@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import FileSource, PromptSettings, VerifiableJudge
-from inward.errors import UsageError
-from inward.records import Output, Prompt, Verdict
-from inward.shards import read_stage, write_json
+from inward.errors import RunChangedError, UsageError
+from inward.records import Output, Prompt, Verdict, content_id
+from inward.shards import read_json, read_stage, write_json
 from inward.stages import Run, at, measure, seed_model
 
 
@@ -27,6 +27,7 @@ def run_benchmark(
     Raises UsageError where the prompts hold nothing to check.
     """
     prompts = _load(file)[:limit]
+    _claim(run, name, prompts, max_new_tokens)
     recipe = run.recipe.model_copy(update={"judge": VerifiableJudge(kind="verifiable")})
     checked = replace(run, recipe=recipe)
     rows: list[dict[str, Any]] = []
@@ -98,6 +99,22 @@ def _load(file: Path) -> list[Prompt]:
     if not prompts:
         raise UsageError(f"{file} holds no prompt with constraints to check (columns instruction_id_list and kwargs)")
     return prompts
+
+
+def _claim(run: Run, name: str, prompts: Sequence[Prompt], max_new_tokens: int | None) -> None:
+    """Note what a benchmark's figures depend on; refuse to mix them with those of another set-up."""
+    path = run.dir.root / "benchmarks" / f"{name}.settings.json"
+    wanted = {
+        "prompts": content_id(*(prompt.id for prompt in prompts)),
+        "max_new_tokens": max_new_tokens or run.recipe.sampling.max_new_tokens,
+    }
+    if not path.exists():
+        write_json(path, wanted)
+    elif read_json(path) != wanted:
+        raise RunChangedError(
+            f"benchmark {name!r} of {run.dir.root} was begun with other prompts or another --max-new-tokens: "
+            "give the same again, or another --name"
+        )
 
 
 def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
