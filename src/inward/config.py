@@ -255,6 +255,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise UsageError(f"recipe {path} does not exist; `inward recipes` lists the shipped ones") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror or error}") from error
     for override in overrides or []:
         _apply(tree, override)
     return parse_recipe(tree, origin=str(path))

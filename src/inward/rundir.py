@@ -21,12 +21,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from inward.config import Recipe, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.shards import TEMPORARY, read_json, storage_errors, write_bytes, write_json
 
 HARMLESS = ("execution.isolate",)
-"""Settings that cannot alter what is stored. `iterations` may grow as well: prompts are drawn the same way."""
+"""Settings that cannot alter what is stored. `iterations` may change as well, but not to fewer than have begun: prompts are
+drawn the same way."""
+START_UP = (".lock", "config.json", "costs.jsonl", "provenance.json", "recipe.toml")
+"""What a run directory holds before any stage has stored a record."""
 PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
 
 
@@ -76,21 +81,31 @@ def open_existing(path: Path) -> tuple[RunDir, Recipe]:
 
 
 def stored_recipe(run: RunDir) -> Recipe:
-    return Recipe.model_validate_json(run.config.read_text(encoding="utf-8"))
+    """Return the recipe a run was made with. Raises UsageError where `config.json` is something else: a model's, say."""
+    try:
+        return Recipe.model_validate_json(run.config.read_bytes())
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UsageError(
+            f"{run.config} is not a recipe that this version of inward can read ({where or 'the file'}: "
+            f"{error.errors()[0]['msg']}): choose another folder, or use the version named in provenance.json"
+        ) from None
 
 
 def prepare(run: RunDir, recipe: Recipe, recipe_text: str) -> bool:
     """Make the run directory, or check that `recipe` may continue it. Call while holding the lock. True if it is new.
 
+    A run that stopped before its first record (a mistake in the recipe, most often) is new again: any recipe may have it.
     Raises UsageError where the folder holds something else, RunChangedError where the recipe differs.
     """
-    if run.config.exists():
-        _refuse_changes(run, stored_recipe(run), recipe)
-        _remove_leftovers(run.root)
-    elif any(path.name not in (".lock", "provenance.json", "recipe.toml") for path in run.root.iterdir()):
+    stored = stored_recipe(run) if run.config.exists() else None
+    fresh = not _begun(run)
+    if stored is None and not fresh:
         raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
+    if stored is not None and not fresh:
+        _refuse_changes(run, stored, recipe)
+    _remove_leftovers(run.root)
     write_bytes(run.recipe, recipe_text.encode())
-    fresh = not run.config.exists()
     if fresh:
         write_json(run.provenance, provenance(recipe))
     write_bytes(run.config, recipe_json(recipe).encode())
@@ -157,10 +172,17 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None
 
 
+def _begun(run: RunDir) -> bool:
+    """True if the folder holds more than the files of a start-up, whole or left half-written by a kill."""
+    others = (path for path in run.root.iterdir() if path.name.removesuffix(TEMPORARY) not in START_UP)
+    return any(others) or (run.costs.exists() and run.costs.stat().st_size > 0)
+
+
 def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
     before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in HARMLESS]
-    if "iterations" in changed and wanted.iterations > stored.iterations:
+    begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
+    if "iterations" in changed and wanted.iterations >= begun:
         changed.remove("iterations")
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)

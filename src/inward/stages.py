@@ -37,6 +37,8 @@ class Run:
     @property
     def isolate(self) -> bool:
         """Accelerators get a process a stage, unless the recipe decides; without one a process costs more than it frees."""
+        import torch  # noqa: F401 (or `devices` sees none)
+
         wish = self.recipe.execution.isolate
         return wish if wish is not None else devices() > 0
 
@@ -243,7 +245,8 @@ def measure(
     outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose)
     verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
     scores = score_outputs(outputs, verdicts)
-    require_some_scores(scores)
+    if at.t == 0 or any(output.response is not None for output in outputs):
+        require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
     lowest = lowest_score(recipe.judge)
     evaluation = evaluate(name, at.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest)
     write_json(folder / "evaluation.json", asdict(evaluation))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import tiny_model
 
 from inward.errors import UsageError
 from inward.sampling.engine import Completion, Decoding, Engine, Request, Scaffold
 from inward.sampling.scripted import ScriptedEngine
+from tests.tiny import tiny_model
 
 TEXTS = ("Hi", "Why is the sky blue?", "Name three rivers and say where they flow.", "1 + 1 =")
 SHORT = Decoding(max_new_tokens=24, temperature=1.0)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.build import output
-from tests.tiny_reward import tiny_reward_model
 
 from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
 from inward.judging import make_judge
@@ -17,6 +15,8 @@ from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.records import Constraint, Prompt
+from tests.build import output
+from tests.tiny_reward import tiny_reward_model
 
 PROMPTS = [
     Prompt(id="answer", text="What is 6 times 7?", source="test", answers=("42",)),

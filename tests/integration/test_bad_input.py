@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.test_kill import Forks, write_recipe
 
 from inward.rundir import RunDir, locked
+from tests.integration.test_kill import Forks, write_recipe
 
 MODULE = [sys.executable, "-c", "from inward.cli.main import main; main()"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.tiny import tiny_model
 
 KILLS = 24

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pairs import made_examples
-from tests.tiny import tiny_model
 
 from inward.config import LoraSettings, TrainingSettings
 from inward.errors import RunChangedError, TrainingError, UsageError
@@ -23,6 +21,8 @@ from inward.training.metrics import StepMetrics
 from inward.training.reference import reference_logps
 from inward.training.train import train
 from inward.training.weights import load_model, merge_adapter, promote, stored_dtype
+from tests.pairs import made_examples
+from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "training_tiny.json"
 EXAMPLES = made_examples(8)

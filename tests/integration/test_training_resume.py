@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.training_kills import in_process, train_and_die, train_on_a_small_disk
-from tests.pairs import made_examples
-from tests.tiny import tiny_model
 
 from inward.config import LoraSettings, TrainingSettings
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.reference import reference_logps
+from tests.integration.training_kills import in_process, train_and_die, train_on_a_small_disk
+from tests.pairs import made_examples
+from tests.tiny import tiny_model
 
 KILLS = 6
 PLAIN = TrainingSettings(epochs=2, batch_pairs=2, batch_tokens=64, save_steps=2, learning_rate=1e-3)

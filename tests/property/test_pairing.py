@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.build import output, score
 
 from inward.config import PairingSettings
 from inward.pairing.pair import Pairing, normalise, pair_outputs
 from inward.records import Output, Score
+from tests.build import output, score
 
 REASONS = {
     "all outputs malformed",

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tiny import tiny_model
 
 from inward.cli import chat, output, reading, status
 from inward.cli.export import pair_rows
@@ -27,6 +26,7 @@ from inward.rundir import RunDir, prepare
 from inward.sampling.engine import Decoding
 from inward.shards import write_json, write_shard
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
+from tests.tiny import tiny_model
 
 COMMANDS = ["run", "evaluate", "status", "show", "export", "chat", "recipes", "models", "models get", "recipes show"]
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jnice\x1b[31m red\x9b1m\rx"

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from tests.build import output, score
 
 from inward.config import ValidationSettings
 from inward.errors import JudgeError, UsageError
@@ -15,6 +14,7 @@ from inward.evaluation import bootstrap
 from inward.evaluation.bootstrap import bootstrap_mean, paired_bootstrap
 from inward.evaluation.summarise import UNRESOLVED_ZERO, choose, compare, evaluate
 from inward.records import Evaluation, Verdict
+from tests.build import output, score
 
 SETTINGS = ValidationSettings(bootstrap=500)
 VALUES = np.random.default_rng(7).normal(3.0, 2.0, size=200)

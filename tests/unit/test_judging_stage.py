@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from tests.build import output, prompt, score
 
 from inward.config import RewardModelJudge, VerifiableJudge
 from inward.errors import JudgeError
@@ -17,6 +16,7 @@ from inward.judging.judge import Group, Ruling
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, require_some_scores, score_outputs
 from inward.records import Verdict
+from tests.build import output, prompt, score
 
 PROMPTS = [prompt("first", id="p"), prompt("second", id="q")]
 BY_LENGTH = Scripted(score=lambda _, response: float(len(response)))

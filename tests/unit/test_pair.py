@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.build import output, score
 
 from inward.config import PairingSettings
 from inward.pairing.pair import Pairing, describe, pair_outputs
 from inward.records import Output
+from tests.build import output, score
 
 
 def paired(rows: list[tuple[Output, float | None]], *, seed: int = 0, **settings: float) -> Pairing:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.build import prompt
-from tests.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_reward import tiny_reward_model
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
 from inward.judging.judge import Group, Ruling
 from inward.judging.reward_model import RewardModel
+from tests.build import prompt
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny_reward import tiny_reward_model
 
 PROMPT = prompt("What is a fen?")
 RESPONSES = ("A wetland.", "x", "A fen is a kind of peat-forming wetland, fed by ground water. " * 4, "I do not know; sorry.")

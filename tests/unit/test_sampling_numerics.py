@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny import tiny_model, tiny_tokenizer
 
 from inward.errors import InwardError, UsageError
 from inward.sampling.decode import Decoder, decode
@@ -22,6 +21,7 @@ from inward.sampling.padded import PaddedDecoder
 from inward.sampling.row import Rules
 from inward.sampling.shared_prefix import SharedPrefixDecoder
 from inward.sampling.transformers_engine import load_engine
+from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ("Hi", "Why is the sky blue?", "Name three rivers and say where they flow.", "1 + 1 =", "Go")
 

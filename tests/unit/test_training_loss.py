@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pairs import made_examples
-from tests.tiny import tiny_model
 from torch import Tensor
 
 from inward.config import TrainingSettings
@@ -24,6 +22,8 @@ from inward.training.loss import dpo_loss, irpo_loss, margins, nll
 from inward.training.optimiser import learning_rate
 from inward.training.reference import reference_logps
 from inward.training.weights import load_model
+from tests.pairs import made_examples
+from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
 

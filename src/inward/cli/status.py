@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from inward.rundir import RunDir
 
 SHARDED = ("outputs", "verdicts")
-"""Stages cut by prompts; prompts, scores and pairs are always one shard."""
+"""Stages cut by prompts; prompts, scores, pairs and reference are always one shard."""
 
 
 def status(
@@ -73,7 +73,7 @@ def finished(directory: RunDir, recipe: Recipe) -> bool:
 
 
 def stages(directory: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return for every iteration begun and every stage how many parts are done, of how many (None: not known yet)."""
+    """Return for every iteration begun and every stage how many parts are done, of how many."""
     begun = [(t, arm) for arm in recipe.arms for t in directory.iterations(arm)]
     return [
         {"arm": arm, "iteration": t, "stage": stage, "done": done, "total": total}
@@ -82,17 +82,15 @@ def stages(directory: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int | None]]:
+def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int]]:
     epochs = recipe.training.epochs
     evaluated = len(list(folder.glob("validation/*/evaluation.json")))
     if t == 0:
         return {"validation": (evaluated, 1)}
     size = recipe.execution.shard_prompts
-    found: dict[str, tuple[int, int | None]] = {"prompts": (_parts(folder / "prompts"), 1)}
+    found: dict[str, tuple[int, int]] = {"prompts": (_parts(folder / "prompts"), 1)}
     found |= {stage: (_parts(folder / stage), -(-recipe.prompts.per_iteration // size)) for stage in SHARDED}
-    found |= {stage: (_parts(folder / stage), 1) for stage in ("scores", "pairs")}
-    pairs = _rows(folder / "pairs")
-    found["reference"] = (_parts(folder / "reference"), None if pairs is None else -(-pairs // size))
+    found |= {stage: (_parts(folder / stage), 1) for stage in ("scores", "pairs", "reference")}
     trained = epochs if (folder / "evaluation.json").exists() else len(list(folder.glob("checkpoints/epoch_[0-9][0-9]")))
     return found | {"training": (trained, epochs), "validation": (evaluated, epochs)}
 
@@ -101,20 +99,11 @@ def _parts(folder: Path) -> int:
     return len(list(folder.glob("part-*.parquet")))
 
 
-def _rows(folder: Path) -> int | None:
-    """Return how many records a stage of one shard holds, None while it is not there."""
-    import pyarrow.parquet as pq
-
-    shards = list(folder.glob("part-*.parquet"))
-    return sum(pq.read_metadata(path).num_rows for path in shards) if shards else None
-
-
 def _show_stages(rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["stage"] for row in rows if row["iteration"])) or ["validation"]
     by_place: dict[tuple[int, str], dict[str, str]] = {}
     for row in rows:
-        total = "?" if row["total"] is None else row["total"]
-        by_place.setdefault((row["iteration"], row["arm"]), {})[row["stage"]] = f"{row['done']}/{total}"
+        by_place.setdefault((row["iteration"], row["arm"]), {})[row["stage"]] = f"{row['done']}/{row['total']}"
     output.write()
     output.table(
         ["iteration", "arm", *names],

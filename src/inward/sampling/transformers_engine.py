@@ -123,7 +123,17 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    """Apply the chat template. Raises `UsageError` where the template refuses the turns, as some do a system turn."""
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UsageError(
+            f"the model's chat template refuses the turns {roles}: {error}. If it takes no system turn, use "
+            "thought.turn = 'user' (in chat: leave out --system)"
+        ) from error
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
