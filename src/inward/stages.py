@@ -88,7 +88,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     """Load, check and deal out all prompts of the run, before anything else costs time."""
     from inward.prompts import load_prompts
     from inward.prompts.draw import check_lengths, draw
-    from inward.sampling.transformers_engine import encode_chat, load_tokenizer
+    from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
     from inward.thought import messages
 
     recipe = run.recipe
@@ -99,7 +99,9 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     def longest(text: str) -> int:
         return max(len(encode_chat(tokenizer, messages(fmt, text))) for fmt in formats)
 
-    prompts, notes = check_lengths(loaded.prompts, longest, recipe.prompts.max_tokens, recipe.prompts.unusable)
+    context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+    limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
+    prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
     for note in (*loaded.notes, *notes):
         run.reporter.say(note)
     return draw(

@@ -86,7 +86,7 @@ def test_too_long_prompts_are_an_error_or_dropped_and_counted() -> None:
     assert [prompt.id for prompt in kept] == ["1", "2", "3"]
     assert notes == ("2 prompts of more than 3 tokens dropped",)
     assert check_lengths(deck, len, 25, "error") == (tuple(deck), ())
-    with pytest.raises(UsageError, match=r"prompt 4 of test has 4 tokens, more than prompts.max_tokens \(3\)"):
+    with pytest.raises(UsageError, match=r"prompt 4 of test has 4 tokens, more than 3, .*prompts.max_tokens"):
         check_lengths(deck, lambda text: len(text.split()), 3, "error")
     with pytest.raises(UsageError, match="every prompt"):
         check_lengths(deck, len, 1, "drop")

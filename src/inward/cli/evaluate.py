@@ -10,7 +10,7 @@ import typer
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    prompts: Annotated[Path, typer.Option(help="JSON lines or Parquet: prompts with constraints or answers to check.")],
+    prompts: Annotated[Path, typer.Option(help="JSON lines or Parquet: prompts with constraints to check.")],
     name: Annotated[str | None, typer.Option(help="What to call this benchmark. Default: the file's name.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest output. Default: the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N prompts only.")] = None,
@@ -23,14 +23,25 @@ def evaluate(
     from inward.benchmark import run_benchmark
     from inward.cli import output
     from inward.cli.progress import make_reporter
-    from inward.rundir import locked, open_existing
+    from inward.cli.run import INTERRUPTED
+    from inward.costs import compact
+    from inward.rundir import command_to_go_on, locked, open_existing
     from inward.stages import Run
 
     directory, recipe = open_existing(run)
-    with locked(directory):
-        table = run_benchmark(
-            Run(recipe, directory, make_reporter()), prompts, name or prompts.stem, max_new_tokens=max_new_tokens, limit=limit
-        )
+    reporter = make_reporter()
+    try:
+        with locked(directory):
+            compact(directory.costs)  # else a row torn by a kill would run into the next one
+            table = run_benchmark(
+                Run(recipe, directory, reporter), prompts, name or prompts.stem, max_new_tokens=max_new_tokens, limit=limit
+            )
+    except KeyboardInterrupt:
+        reporter.close()
+        reporter.say(f"\nStopped. What was measured is kept; to go on:\n  {command_to_go_on()}")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        reporter.close()
     if json_output:
         output.json_document(table)
         return

@@ -6,13 +6,11 @@ import sys
 import time
 from typing import Any, TextIO
 
-from inward.execute import Reporter
-
 EVERY = 15.0
 """Seconds between two plain lines about the same stage."""
 
 
-def make_reporter() -> Reporter:
+def make_reporter() -> BarReporter | PlainReporter:
     return BarReporter() if sys.stderr.isatty() else PlainReporter(sys.stderr)
 
 
@@ -62,6 +60,9 @@ class PlainReporter:
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
+    def close(self) -> None:
+        """Leave the terminal as it was found, whatever stage was cut short."""
+
     def _line(self, note: str = "") -> None:
         seconds = time.monotonic() - self._began
         text = f"{self._label}: {rate_text(self._items, self._tokens, seconds, self._total, self._unit)}"
@@ -105,6 +106,11 @@ class BarReporter:
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Take down a bar that an error or Ctrl-C left standing: it hides the cursor."""
+        if self._bar is not None:
+            self._bar.stop()
 
     def _rate(self) -> str:
         return rate_text(self._items, self._tokens, time.monotonic() - self._began, self._total, self._unit)

@@ -44,8 +44,11 @@ def run(
             run_loop(Run(settings, directory, reporter))
             compact(directory.costs)
     except KeyboardInterrupt:
+        reporter.close()
         reporter.say(f"\nStopped. Everything finished is kept in {directory.root}; to go on:\n  {command_to_go_on()}")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        reporter.close()
     if json_output:
         sys.stdout.write(directory.summary.read_text(encoding="utf-8"))
     else:

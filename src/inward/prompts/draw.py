@@ -10,6 +10,8 @@ from typing import Literal
 from inward.errors import UsageError
 from inward.records import Prompt
 
+LIMIT = "the lesser of prompts.max_tokens and what sampling.max_new_tokens leaves of the model's context"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
@@ -56,11 +58,11 @@ def check_lengths(
             kept.append(prompt)
         elif unusable == "error":
             raise UsageError(
-                f"prompt {prompt.id} of {prompt.source} has {count} tokens, more than prompts.max_tokens ({limit}); it begins "
+                f"prompt {prompt.id} of {prompt.source} has {count} tokens, more than {limit}, {LIMIT}; it begins "
                 f"{prompt.text[:60]!r}. Raise the limit, or set prompts.unusable = 'drop' to leave such prompts out"
             )
     if prompts and not kept:
-        raise UsageError(f"every prompt has more than prompts.max_tokens ({limit}) tokens: raise the limit")
+        raise UsageError(f"every prompt has more than {limit} tokens, {LIMIT}: raise the limit")
     dropped = len(prompts) - len(kept)
     notes = (f"{dropped} prompt{'s' * (dropped > 1)} of more than {limit} tokens dropped",) if dropped else ()
     return tuple(kept), notes

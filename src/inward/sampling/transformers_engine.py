@@ -100,7 +100,7 @@ def load_engine(
         model=model,
         tokenizer=tokenizer,
         rows=rows,
-        context=_context(model, tokenizer),
+        context=_context(model.config, tokenizer),
         stops=_stops(model, tokenizer),
         shared=unsupported is None,
     )
@@ -120,6 +120,17 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
             "tokenizer.chat_template = ...; tokenizer.save_pretrained(folder)"
         )
     return tokenizer
+
+
+def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
+    """Return a model's context in tokens without loading its weights. Raises `UsageError` if it has no usable config."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no model configuration could be loaded from {model_path}: {error}") from error
+    return _context(config, tokenizer)
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
@@ -173,8 +184,8 @@ def _base_of(path: str) -> str:
     return str(base)
 
 
-def _context(model: Any, tokenizer: Any) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
+def _context(config: Any, tokenizer: Any) -> int:
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
 
 
 def _stops(model: Any, tokenizer: Any) -> frozenset[int]:

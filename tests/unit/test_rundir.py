@@ -1,0 +1,129 @@
+"""Which recipe may have which folder: a mistake made before anything was stored costs nothing, a stored record binds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inward import stages
+from inward.cli.status import stages as status_rows
+from inward.config import Recipe, parse_recipe
+from inward.costs import read_costs
+from inward.errors import JudgeError, RunChangedError, UsageError
+from inward.rundir import RunDir, open_existing, prepare, stored_recipe
+from inward.sampling.transformers_engine import encode_chat, load_context
+from tests.build import output
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+def recipe(**changes: Any) -> Recipe:
+    tree = {
+        "iterations": 2,
+        "model": {"path": "smollm2"},
+        "prompts": {"sources": [{"kind": "tasks", "count": 8}], "per_iteration": 2, "validation": 2},
+        "judge": {"kind": "verifiable"},
+    }
+    return parse_recipe(tree | changes)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    made = RunDir(tmp_path / "run")
+    made.root.mkdir()
+    (made.root / ".lock").touch()
+    return made
+
+
+def begin(run: RunDir, *iterations: int) -> None:
+    for t in iterations:
+        (run.iteration("thinking", t) / "outputs").mkdir(parents=True)
+
+
+def test_a_run_that_stored_nothing_takes_a_mended_recipe(run: RunDir) -> None:
+    assert prepare(run, recipe(seed=1), "")
+    run.costs.touch()
+    assert prepare(run, recipe(seed=2), "")
+    assert stored_recipe(run).seed == 2
+    assert json.loads(run.provenance.read_text())["seed"] == 2
+
+
+def test_a_run_that_stored_something_does_not(run: RunDir) -> None:
+    prepare(run, recipe(seed=1), "")
+    begin(run, 0)
+    with pytest.raises(RunChangedError, match="seed: 1 there, 2 now"):
+        prepare(run, recipe(seed=2), "")
+    assert not prepare(run, recipe(seed=1), "")
+
+
+def test_a_paid_for_record_binds_before_its_shard_is_there(run: RunDir) -> None:
+    prepare(run, recipe(seed=1), "")
+    run.costs.write_text("{}\n")
+    with pytest.raises(RunChangedError):
+        prepare(run, recipe(seed=2), "")
+
+
+def test_iterations_may_grow_and_shrink_back_to_those_begun(run: RunDir) -> None:
+    prepare(run, recipe(), "")
+    begin(run, 0, 1, 2)
+    for iterations in (9, 2, 3):  # 9 was too many for the prompts, say: the run must not be stuck with it
+        prepare(run, recipe(iterations=iterations), "")
+        assert stored_recipe(run).iterations == iterations
+    with pytest.raises(RunChangedError, match="iterations"):
+        prepare(run, recipe(iterations=1), "")
+
+
+@pytest.mark.parametrize("name", ["recipe.toml.tmp", "provenance.json.tmp", "config.json.tmp"])
+def test_a_kill_while_the_first_files_are_written_leaves_a_usable_folder(run: RunDir, name: str) -> None:
+    (run.root / name).write_text("half")
+    assert prepare(run, recipe(), "")
+    assert not (run.root / name).exists()
+
+
+def test_a_folder_whose_config_is_a_models_is_left_alone(run: RunDir) -> None:
+    run.config.write_text('{"model_type": "llama"}')
+    for attempt in (lambda: prepare(run, recipe(), ""), lambda: open_existing(run.root)):
+        with pytest.raises(UsageError, match=r"config\.json is not a recipe"):
+            attempt()
+    assert run.config.read_text() == '{"model_type": "llama"}'
+
+
+def test_status_counts_the_reference_as_the_one_part_it_is(run: RunDir) -> None:
+    begin(run, 1)
+    rows = {row["stage"]: row["total"] for row in status_rows(run, recipe(execution={"shard_prompts": 1}))}
+    assert rows["reference"] == rows["pairs"] == 1
+    assert rows["outputs"] == 2
+
+
+@pytest.mark.parametrize("t", [0, 1])
+def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, t: int
+) -> None:
+    broken = [output("p.0", response=None), output("p.1", response=None)]
+    monkeypatch.setattr(stages, "_sample", lambda *_, **__: broken)
+    monkeypatch.setattr(stages, "_judge", lambda *_, **__: [])
+    here = stages.at(stages.Run(recipe(), run, stages.Silent()), "thinking", t)
+    if t == 0:
+        with pytest.raises(JudgeError, match=r"thought\.scaffold"):
+            stages.validate(here, run.root / "seed", [])
+        return
+    evaluation = stages.validate(here, run.root / "epoch_01", [])
+    assert evaluation.score is None
+    assert evaluation.unresolved == 1.0
+    assert read_costs(run.costs) == []
+
+
+def test_a_template_that_refuses_the_turns_is_one_message() -> None:
+    tokenizer = tiny_tokenizer(chat_template="{{ raise_exception('System role not supported') }}")
+    with pytest.raises(UsageError, match=r"System role not supported.*thought\.turn"):
+        encode_chat(tokenizer, [{"role": "system", "content": "think"}, {"role": "user", "content": "hello"}])
+
+
+def test_prompts_leave_room_for_an_output_before_anything_is_sampled(tmp_path: Path, run: RunDir) -> None:
+    seed = tiny_model(tmp_path / "seed")
+    context = load_context(seed, tiny_tokenizer())
+    wanted = recipe(sampling={"max_new_tokens": context - 10}, arms=["direct"])
+    with pytest.raises(UsageError, match=r"more than 10, .*sampling\.max_new_tokens"):
+        stages.draw_prompts(stages.Run(wanted, run, stages.Silent()), seed)
