@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inward import stages
 from inward.cli.status import stages as status_rows
@@ -14,7 +15,8 @@ from inward.config import Recipe, parse_recipe
 from inward.costs import read_costs
 from inward.errors import JudgeError, RunChangedError, UsageError
 from inward.rundir import RunDir, open_existing, prepare, stored_recipe
-from inward.sampling.transformers_engine import encode_chat, load_context
+from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
+from inward.training.weights import load_model
 from tests.build import output
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -127,3 +129,19 @@ def test_prompts_leave_room_for_an_output_before_anything_is_sampled(tmp_path: P
     wanted = recipe(sampling={"max_new_tokens": context - 10}, arms=["direct"])
     with pytest.raises(UsageError, match=r"more than 10, .*sampling\.max_new_tokens"):
         stages.draw_prompts(stages.Run(wanted, run, stages.Silent()), seed)
+
+
+def test_a_judge_that_is_not_there_is_found_before_anything_is_sampled(tmp_path: Path, run: RunDir) -> None:
+    seed = tiny_model(tmp_path / "seed")
+    wanted = recipe(judge={"kind": "reward_model", "path": str(tmp_path / "nowhere")}, sampling={"max_new_tokens": 16})
+    with pytest.raises(UsageError, match=r"judge\.path .*nowhere"):
+        stages.draw_prompts(stages.Run(wanted, run, stages.Silent()), seed)
+
+
+def test_damaged_weights_are_one_message(tmp_path: Path) -> None:
+    seed = tiny_model(tmp_path / "seed")
+    weights = seed / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for load in (load_engine, lambda path: load_model(path, torch.float32)):
+        with pytest.raises(UsageError, match="causal language model"):
+            load(seed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from inward.config import JudgeSettings, VerifiableJudge
+from inward.records import Prompt
 
 if TYPE_CHECKING:
     from inward.judging.judge import Judge
@@ -19,6 +21,18 @@ def make_judge(settings: JudgeSettings) -> Judge:
     from inward.judging.reward_model import RewardModel
 
     return RewardModel(settings)
+
+
+def check_judge(settings: JudgeSettings, prompts: Iterable[Prompt]) -> None:
+    """Raise what `make_judge` or its first judgement would of a missing package or model, at next to no cost."""
+    if not isinstance(settings, VerifiableJudge):
+        from inward.judging import reward_model
+
+        reward_model.check(settings)
+    elif any(prompt.constraints for prompt in prompts):
+        from inward.judging import checkers
+
+        checkers.require()
 
 
 def lowest_score(settings: JudgeSettings) -> float | None:

@@ -17,6 +17,7 @@ import bisect
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,25 +128,50 @@ class RewardModel:
         return values
 
 
-def _load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def check(settings: RewardModelJudge) -> None:
+    """Look at the model's configuration only: a wrong name shows before anything is sampled. Raises `UsageError`."""
+    from transformers import AutoConfig
+
+    with _loading(settings):
+        _one_label(settings, AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code))
+
+
+@contextmanager
+def _loading(settings: RewardModelJudge) -> Iterator[None]:
     from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UsageError(
+            f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}"
+        ) from error
+
+
+def _one_label(settings: RewardModelJudge, config: Any) -> None:
+    if config.num_labels != 1:
+        raise UsageError(
+            f"judge.path {settings.path!r} has {config.num_labels} labels; a reward model has one. "
+            "Give a model trained to score."
+        )
+
+
+def _load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    where = f"judge.path {settings.path!r}"
     trust = {"trust_remote_code": settings.trust_remote_code}
-    try:
+    with _loading(settings):
         config = AutoConfig.from_pretrained(settings.path, **trust)
-        if config.num_labels != 1:
-            raise UsageError(f"{where} has {config.num_labels} labels; a reward model has one. Give a model trained to score.")
+        _one_label(settings, config)
         tokenizer = AutoTokenizer.from_pretrained(settings.path, **trust)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             settings.path, config=config, dtype=dtype, output_loading_info=True, **trust
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UsageError(f"{where} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}") from error
     if absent := sorted(report["missing_keys"]):
         # transformers would fill these with random numbers and go on: a language model without a score head, most often
-        raise UsageError(f"{where} has no weights for {', '.join(absent[:3])}: it was not trained as a reward model")
+        raise UsageError(
+            f"judge.path {settings.path!r} has no weights for {', '.join(absent[:3])}: it was not trained as a reward model"
+        )
     _score_in_fp32(model)
     return tokenizer, model.to(device).eval()
 

@@ -112,7 +112,7 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"no tokenizer could be loaded from {model_path}: {error}") from error
     if not tokenizer.chat_template:
         raise UsageError(
@@ -160,13 +160,14 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def _load_model(path: str, adapter: str | None, trust_remote_code: bool) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype="auto" if adapter is None else torch.float32, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(f"no causal language model could be loaded from {path}: {error}") from error
     if adapter is not None:
         from peft import PeftModel

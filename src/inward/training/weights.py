@@ -54,13 +54,14 @@ def working_dtype(model_path: Path, dtype: str) -> torch.dtype:
 
 def load_model(model_path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Load a model folder onto the device without dropout. Raises UsageError where it holds no causal language model."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=dtype, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(f"cannot load a causal language model from {model_path}: {error}") from error
     if getattr(model.config, "quantization_config", None) is not None:
         raise UsageError(f"{model_path} holds quantised weights, which cannot be trained: give the unquantised model")
