@@ -1,4 +1,6 @@
-"""A run's models on a benchmark: the seed and every iteration of every arm, on the same prompts with the same seeds.
+"""A run's models on a benchmark: the seed and every iteration of every arm, on the same prompts.
+
+Both arms share their seeds at each iteration.
 
 Stored beside each model under `<arm>/iter_NNN/benchmarks/<name>/`, with the table over all of them in
 `benchmarks/<name>.json`. The judge is the verifiable one: a benchmark's prompts bring their constraints or answers along.
@@ -13,9 +15,11 @@ from typing import Any
 
 from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
+from inward.inputs import seed_model
 from inward.records import Output, Prompt, Verdict, content_id
+from inward.run import Run, at
 from inward.shards import read_json, read_stage, write_json
-from inward.stages import Run, at, measure, seed_model
+from inward.stages import measure
 
 
 def run_benchmark(
@@ -105,7 +109,7 @@ def _claim(run: Run, name: str, prompts: Sequence[Prompt], max_new_tokens: int |
     """Note what a benchmark's figures depend on; refuse to mix them with those of another set-up."""
     path = run.dir.root / "benchmarks" / f"{name}.settings.json"
     wanted = {
-        "prompts": content_id(*(prompt.id for prompt in prompts)),
+        "prompts": content_id(*(repr(prompt) for prompt in prompts)),
         "max_new_tokens": max_new_tokens or run.recipe.sampling.max_new_tokens,
     }
     if not path.exists():

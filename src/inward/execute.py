@@ -40,6 +40,18 @@ class Reporter(Protocol):
     def say(self, line: str) -> None: ...
 
 
+class Silent:
+    """A reporter that says nothing: for stages too short to show, and for tests."""
+
+    def begin(self, label: str, total: int, unit: str) -> None: ...
+
+    def advance(self, items: int, tokens: int) -> None: ...
+
+    def end(self, note: str = "") -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Whose work it is: what a cost row is booked under."""
@@ -157,11 +169,11 @@ def _do_shards(job: ShardJob, advance: Advance) -> None:
 
 
 def devices() -> int:
-    """Return how many accelerators this process can use (without loading torch for it)."""
+    """Return how many accelerators a stage uses: one where there are any (without loading torch to find out)."""
     import sys
 
     torch = sys.modules.get("torch")
-    return int(torch.cuda.device_count()) if torch is not None else 0
+    return min(1, int(torch.cuda.device_count())) if torch is not None else 0
 
 
 def in_processes(

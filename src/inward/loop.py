@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inward import stages
+from inward import inputs, stages
 from inward.records import Prompt
-from inward.stages import Run
+from inward.run import Run, at
 
 
 def run_loop(run: Run) -> None:
     """Train every arm of the recipe from the seed M_0 to M_T."""
-    seed = stages.seed_model(run)
-    draw = stages.draw_prompts(run, seed)
+    seed = inputs.seed_model(run)
+    draw = inputs.draw_prompts(run, seed)
     models = dict.fromkeys(run.recipe.arms, seed)
     for arm in run.recipe.arms:
         stages.measure_seed(run, arm, seed, draw.validation)
@@ -39,16 +39,16 @@ def iterate(
     run: Run, arm: str, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], validation: tuple[Prompt, ...]
 ) -> Path:
     """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
-    at = stages.at(run, arm, t)
-    if at.finished:
-        return stages.tidy(at)
-    stages.keep_prompts(at, prompts)
-    outputs = stages.sample(at, prompts, model)  # K outputs z, y for each p + x
-    verdicts = stages.judge(at, prompts, outputs)  # of the responses y only
-    scores = stages.score(at, outputs, verdicts)
-    pairs = stages.pair(at, outputs, scores)  # best against worst, length-controlled
-    examples = stages.examples(at, pairs, outputs)  # thought and response together
-    reference = stages.reference(at, examples, seed if run.recipe.training.reference == "seed" else model)
-    checkpoints = stages.train(at, model, examples, reference)  # DPO or IRPO
-    evaluations = [stages.validate(at, checkpoint, validation) for checkpoint in checkpoints]
-    return stages.promote(at, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}
+    here = at(run, arm, t)
+    if here.finished:
+        return stages.tidy(here)
+    stages.keep_prompts(here, prompts)
+    outputs = stages.sample(here, prompts, model)  # K outputs z, y for each p + x
+    verdicts = stages.judge(here, prompts, outputs)  # of the responses y only
+    scores = stages.score(here, outputs, verdicts)
+    pairs = stages.pair(here, outputs, scores)  # best against worst, length-controlled
+    examples = stages.examples(here, pairs, outputs)  # thought and response together
+    reference = stages.reference(here, examples, seed if run.recipe.training.reference == "seed" else model)
+    checkpoints = stages.train(here, model, examples, reference)  # DPO or IRPO
+    evaluations = [stages.validate(here, checkpoint, validation) for checkpoint in checkpoints]
+    return stages.promote(here, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -8,111 +8,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.config import Recipe
-from inward.costs import Cost, append_cost, peak_memory, read_costs
-from inward.execute import Advance, Place, Reporter, cut, devices, in_processes, one, run_shards
-from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
+from inward.costs import read_costs
+from inward.execute import Silent, cut, in_processes, one, run_shards
+from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
+from inward.run import At, Run, at
 from inward.rundir import RunDir
 from inward.shards import read_json, write_json
+from inward.work import (
+    Draws,
+    draw_outputs,
+    judge_shard,
+    prepare,
+    reference_shard,
+    start_engine,
+    start_judge,
+    train_model,
+)
 
 if TYPE_CHECKING:
-    from inward.prompts.draw import Draw
-    from inward.sampling.engine import Engine
     from inward.training.examples import Example, ReferenceLogps
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run: its settings, its directory and whoever is told how far it is."""
-
-    recipe: Recipe
-    dir: RunDir
-    reporter: Reporter
-
-    @property
-    def isolate(self) -> bool:
-        """Accelerators get a process a stage, unless the recipe decides; without one a process costs more than it frees."""
-        import torch  # noqa: F401 (or `devices` sees none)
-
-        wish = self.recipe.execution.isolate
-        return wish if wish is not None else devices() > 0
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """One iteration of one arm."""
-
-    run: Run
-    arm: str
-    t: int
-
-    @property
-    def folder(self) -> Path:
-        return self.run.dir.iteration(self.arm, self.t)
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "evaluation.json").exists()
-
-    def place(self, stage: str) -> Place:
-        return Place(arm=self.arm, iteration=self.t, stage=stage)
-
-    def seed(self, purpose: str) -> int:
-        """A seed that both arms share, and that no other iteration or purpose has."""
-        from inward.sampling.sample import seed_for
-
-        return seed_for(self.run.recipe.seed, self.t, purpose)
-
-
-def at(run: Run, arm: str, t: int) -> At:
-    return At(run, arm, t)
-
-
-def seed_model(run: Run) -> Path:
-    """Return the folder of M_0, fetching an embedded model first."""
-    from inward.models import local_folder
-
-    return local_folder(run.recipe.model.path, trust_remote_code=run.recipe.model.trust_remote_code)
-
-
-def draw_prompts(run: Run, seed: Path) -> Draw:
-    """Load, check and deal out all prompts of the run, and look for its judge, before anything else costs time."""
-    from inward.judging import check_judge
-    from inward.prompts import load_prompts
-    from inward.prompts.draw import check_lengths, draw
-    from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
-    from inward.thought import messages
-
-    recipe = run.recipe
-    loaded = load_prompts(recipe.prompts)
-    tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
-    formats = [recipe.thought_format(arm) for arm in recipe.arms]
-
-    def longest(text: str) -> int:
-        return max(len(encode_chat(tokenizer, messages(fmt, text))) for fmt in formats)
-
-    context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
-    limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
-    prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
-    check_judge(recipe.judge, prompts)
-    for note in (*loaded.notes, *notes):
-        run.reporter.say(note)
-    return draw(
-        prompts,
-        per_iteration=recipe.prompts.per_iteration,
-        validation=recipe.prompts.validation,
-        iterations=recipe.iterations,
-        seed=recipe.seed,
-    )
 
 
 def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
@@ -179,8 +98,8 @@ def reference(at: At, examples: Sequence[Example], model: Path) -> list[Referenc
         [examples],  # one shard: the very micro-batches of training's first epoch, so that its first loss is log 2
         identify=lambda example: example.pair_id,
         place=at.place("reference"),
-        start=partial(_prepare, recipe),
-        work=partial(_work_reference, recipe, model, at.seed("training")),
+        start=partial(prepare, recipe),
+        work=partial(reference_shard, recipe, model, at.seed("training")),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="pairs",
@@ -207,9 +126,9 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         run.dir.costs,
     )
     if run.isolate:
-        in_processes(_train, [call], advance=run.reporter.advance, label=label)
+        in_processes(train_model, [call], advance=run.reporter.advance, label=label)
     else:
-        _train(*call, run.reporter.advance)
+        train_model(*call, run.reporter.advance)
     run.reporter.end()
     return [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
 
@@ -346,28 +265,6 @@ def _whole(
     )
 
 
-class Silent:
-    """A reporter that says nothing: for stages too short to show, and for tests."""
-
-    def begin(self, label: str, total: int, unit: str) -> None: ...
-
-    def advance(self, items: int, tokens: int) -> None: ...
-
-    def end(self, note: str = "") -> None: ...
-
-    def say(self, line: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draws:
-    """How many samples a prompt, how often a format error is drawn again, how hot and how long."""
-
-    k: int
-    tries: int
-    temperature: float
-    max_new_tokens: int
-
-
 def _sample(
     at: At,
     folder: Path,
@@ -386,8 +283,8 @@ def _sample(
         cut(by_length, recipe.execution.shard_prompts, lambda prompt: prompt.id),
         identify=lambda prompt: prompt.id,
         place=at.place(stage),
-        start=partial(_start_engine, recipe, model),
-        work=partial(_work_sample, recipe, at.arm, draws, at.seed(purpose)),
+        start=partial(start_engine, recipe, model),
+        work=partial(draw_outputs, recipe, at.arm, draws, at.seed(purpose)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="outputs",
@@ -404,10 +301,10 @@ def _judge(at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Ou
         folder,
         Verdict,
         cut(outputs, recipe.execution.shard_prompts, lambda output: output.prompt_id),
-        identify=lambda output: output.id,
+        identify=lambda output: content_id(output.id, output.text),  # what was judged, not only which
         place=at.place(stage),
-        start=partial(_start_judge, recipe),
-        work=partial(_work_judge, tuple(prompts)),
+        start=partial(start_judge, recipe),
+        work=partial(judge_shard, tuple(prompts)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="outputs",
@@ -419,132 +316,3 @@ def _judge(at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Ou
 
 def _length(output: Output) -> int:
     return len(output.tokens)
-
-
-def _start_engine(recipe: Recipe, model: Path) -> Engine:
-    from inward.sampling.transformers_engine import load_engine
-
-    _prepare(recipe, recipe.execution.workers)
-    return load_engine(
-        model,
-        dtype=recipe.model.dtype,
-        rows=recipe.sampling.rows,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-
-
-def _work_sample(
-    recipe: Recipe, arm: str, draws: Draws, seed: int, engine: Engine, prompts: Sequence[Prompt], advance: Advance
-) -> list[Output]:
-    from inward.sampling.engine import Decoding
-    from inward.sampling.sample import sample as draw_samples
-    from inward.sampling.sample import seed_for
-
-    settings = recipe.sampling
-    scaffold = recipe.thought.scaffold if arm == "thinking" else None
-    decoding = Decoding(
-        temperature=draws.temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=draws.max_new_tokens
-    )
-    return draw_samples(
-        prompts,
-        engine,
-        recipe.thought_format("thinking" if arm == "thinking" else "direct"),
-        decoding,
-        k=draws.k,
-        seed=seed_for(seed, *(prompt.id for prompt in prompts)),
-        scaffold_budget=scaffold.budget if scaffold else None,
-        tries=draws.tries,
-        progress=advance,
-    )
-
-
-def _start_judge(recipe: Recipe) -> Any:
-    from inward.judging import make_judge
-
-    if recipe.judge.kind != "verifiable":
-        _prepare(recipe, recipe.execution.workers)
-    return make_judge(recipe.judge)
-
-
-def _work_judge(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
-    from inward.judging.stage import judge_outputs
-
-    wanted = {output.prompt_id for output in outputs}
-    verdicts = judge_outputs([prompt for prompt in prompts if prompt.id in wanted], outputs, judge)
-    advance(len(outputs), 0)
-    return verdicts
-
-
-def _work_reference(
-    recipe: Recipe, model: Path, seed: int, _: None, examples: Sequence[Example], advance: Advance
-) -> list[ReferenceLogps]:
-    from inward.training.reference import reference_logps
-
-    rows = reference_logps(
-        model,
-        examples,
-        recipe.training,
-        seed=seed,
-        dtype=recipe.model.dtype,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    advance(len(rows), 0)
-    return rows
-
-
-def _train(
-    model: Path,
-    examples: Sequence[Example],
-    reference: Sequence[ReferenceLogps],
-    recipe: Recipe,
-    out: Path,
-    seed: int,
-    place: Place,
-    costs: Path,
-    advance: Advance,
-) -> None:
-    from inward.training.metrics import StepMetrics, read_metrics
-    from inward.training.train import train
-
-    _prepare(recipe)
-
-    def on_step(step: StepMetrics) -> None:
-        advance(1, step.tokens)
-
-    train(
-        model,
-        examples,
-        reference,
-        recipe.training,
-        out,
-        seed=seed,
-        dtype=recipe.model.dtype,
-        trust_remote_code=recipe.model.trust_remote_code,
-        on_step=on_step,
-    )
-    steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it
-    seconds = sum(step.seconds for step in steps)
-    cost = Cost(
-        arm=place.arm,
-        iteration=place.iteration,
-        stage=place.stage,
-        part="all",
-        seconds=seconds,
-        device_seconds=seconds * devices(),
-        items=len(examples),
-        tokens=sum(step.tokens for step in steps),
-        judge_calls=0,
-        peak_memory=peak_memory(),
-    )
-    append_cost(costs, cost)
-
-
-def _prepare(recipe: Recipe, workers: int = 1) -> None:
-    """Set up torch in the process that does the work: its share of the processor, and no progress bars but ours."""
-    import torch
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    threads: int = recipe.execution.threads or max(1, torch.get_num_threads() // workers)
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)

@@ -8,10 +8,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inward.execute import Place, cut, run_shards
+from inward.execute import Place, Silent, cut, run_shards
 from inward.records import Constraint, Evaluation, Output, Prompt, Score
 from inward.shards import read_shard, read_stage, write_shard
-from inward.stages import Silent
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.floats(allow_nan=False)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from inward import stages
+from inward import inputs, stages
 from inward.cli.status import stages as status_rows
 from inward.config import Recipe, parse_recipe
 from inward.costs import read_costs
 from inward.errors import JudgeError, RunChangedError, UsageError
+from inward.execute import Silent
+from inward.run import Run, at
 from inward.rundir import RunDir, open_existing, prepare, stored_recipe
 from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
 from inward.training.weights import load_model
@@ -106,7 +108,7 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
     broken = [output("p.0", response=None), output("p.1", response=None)]
     monkeypatch.setattr(stages, "_sample", lambda *_, **__: broken)
     monkeypatch.setattr(stages, "_judge", lambda *_, **__: [])
-    here = stages.at(stages.Run(recipe(), run, stages.Silent()), "thinking", t)
+    here = at(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):
             stages.validate(here, run.root / "seed", [])
@@ -128,14 +130,14 @@ def test_prompts_leave_room_for_an_output_before_anything_is_sampled(tmp_path: P
     context = load_context(seed, tiny_tokenizer())
     wanted = recipe(sampling={"max_new_tokens": context - 10}, arms=["direct"])
     with pytest.raises(UsageError, match=r"more than 10, .*sampling\.max_new_tokens"):
-        stages.draw_prompts(stages.Run(wanted, run, stages.Silent()), seed)
+        inputs.draw_prompts(Run(wanted, run, Silent()), seed)
 
 
 def test_a_judge_that_is_not_there_is_found_before_anything_is_sampled(tmp_path: Path, run: RunDir) -> None:
     seed = tiny_model(tmp_path / "seed")
     wanted = recipe(judge={"kind": "reward_model", "path": str(tmp_path / "nowhere")}, sampling={"max_new_tokens": 16})
     with pytest.raises(UsageError, match=r"judge\.path .*nowhere"):
-        stages.draw_prompts(stages.Run(wanted, run, stages.Silent()), seed)
+        inputs.draw_prompts(Run(wanted, run, Silent()), seed)
 
 
 def test_damaged_weights_are_one_message(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def evaluate(
     from inward.cli.progress import make_reporter
     from inward.cli.run import INTERRUPTED
     from inward.costs import compact
+    from inward.run import Run
     from inward.rundir import command_to_go_on, locked, open_existing
-    from inward.stages import Run
 
     directory, recipe = open_existing(run)
     reporter = make_reporter()

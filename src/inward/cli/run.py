@@ -29,8 +29,8 @@ def run(
     from inward.config import load_recipe
     from inward.costs import compact
     from inward.loop import run_loop
+    from inward.run import Run
     from inward.rundir import RunDir, command_to_go_on, locked, prepare
-    from inward.stages import Run
 
     path = find_recipe(recipe)
     settings = load_recipe(path, overrides)

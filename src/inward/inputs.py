@@ -1,0 +1,112 @@
+"""What a run starts from: its seed model and its prompts, checked before anything costs time, and pinned.
+
+`inputs.json` holds a digest of each, so that a run is never continued from another model or other prompts, even where the
+recipe names them by something that can change: a Hub name, a file, a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inward.errors import RunChangedError, UsageError
+from inward.records import Prompt, content_id
+from inward.run import Run
+from inward.shards import read_json, write_json
+from inward.thought import ThoughtFormat
+
+if TYPE_CHECKING:
+    from inward.prompts.draw import Draw
+
+SAMPLE = 1 << 20
+"""Bytes at the end of each weight file that a fingerprint reads: weights, since the header stands first."""
+
+
+def seed_model(run: Run) -> Path:
+    """Return the folder of M_0, fetching an embedded model first."""
+    from inward.models import local_folder
+
+    return local_folder(run.recipe.model.path, trust_remote_code=run.recipe.model.trust_remote_code)
+
+
+def draw_prompts(run: Run, seed: Path) -> Draw:
+    """Load, check and deal out all prompts of the run, and look for its judge, before anything else costs time."""
+    from inward.judging import check_judge
+    from inward.prompts import load_prompts
+    from inward.prompts.draw import check_lengths, draw
+    from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
+    from inward.thought import messages
+
+    recipe = run.recipe
+    loaded = load_prompts(recipe.prompts)
+    tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
+    formats = [recipe.thought_format(arm) for arm in recipe.arms]
+
+    def longest(text: str) -> int:
+        return max(len(encode_chat(tokenizer, messages(fmt, text))) for fmt in formats)
+
+    context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+    limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
+    prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
+    check_judge(recipe.judge, prompts)
+    for note in (*loaded.notes, *notes):
+        run.reporter.say(note)
+    check_markers(tokenizer, formats)
+    dealt = draw(
+        prompts,
+        per_iteration=recipe.prompts.per_iteration,
+        validation=recipe.prompts.validation,
+        iterations=recipe.iterations,
+        seed=recipe.seed,
+    )
+    _pin(run, seed, dealt)
+    return dealt
+
+
+def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:
+    """Raise UsageError where a marker does not survive the tokenizer: no output could ever be split by it."""
+    for fmt in formats:
+        for marker in fmt.markers:
+            tokens = tokenizer(marker, add_special_tokens=False).input_ids
+            if marker not in tokenizer.decode(tokens, skip_special_tokens=True):
+                raise UsageError(
+                    f"thought format {fmt.name!r}: the marker {marker!r} is lost in the model's tokenizer (it is, or holds, a "
+                    "special token); choose another marker"
+                )
+
+
+def _pin(run: Run, seed: Path, dealt: Draw) -> None:
+    """Note what the run starts from, or refuse to go on from something else. More iterations may be added at the end."""
+    path = run.dir.root / "inputs.json"
+    wanted = {
+        "seed_model": _fingerprint(seed),
+        "validation": _digest(dealt.validation),
+        "iterations": [_digest(prompts) for prompts in dealt.iterations],
+    }
+    stored = read_json(path) if path.exists() else wanted
+    remedy = "restore what the run was begun with, or start a new run with another --out"
+    if stored["seed_model"] != wanted["seed_model"]:
+        raise RunChangedError(f"model.path {run.recipe.model.path!r} holds another model than when the run was begun: {remedy}")
+    common = min(len(stored["iterations"]), len(wanted["iterations"]))
+    if stored["validation"] != wanted["validation"] or stored["iterations"][:common] != wanted["iterations"][:common]:
+        raise RunChangedError(f"prompts.sources hold other prompts than when the run was begun: {remedy}")
+    if not path.exists() or len(wanted["iterations"]) != len(stored["iterations"]):
+        write_json(path, wanted)
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    return content_id(*(repr(prompt) for prompt in prompts))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return a digest of a model folder: its settings whole, of each weight file the size and the last mebibyte."""
+    parts = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja"):
+            parts += [path.name, path.read_text(encoding="utf-8")]
+        elif path.suffix in (".safetensors", ".bin"):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - SAMPLE))
+                parts += [path.name, str(path.stat().st_size), file.read().hex()]
+    return content_id(*parts)

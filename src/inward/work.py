@@ -1,0 +1,168 @@
+"""What is done in the process that does the work: load an engine, a judge or a trainer, and turn items into records.
+
+Every function here can be sent to another process; none knows of shards. They are the whole meeting of settings and rooms.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inward.config import Recipe
+from inward.costs import Cost, append_cost, peak_memory
+from inward.execute import Advance, Place, devices
+from inward.records import Output, Prompt, Verdict
+
+if TYPE_CHECKING:
+    from inward.sampling.engine import Engine
+    from inward.training.examples import Example, ReferenceLogps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """How many samples a prompt, how often a format error is drawn again, how hot and how long."""
+
+    k: int
+    tries: int
+    temperature: float
+    max_new_tokens: int
+
+
+def start_engine(recipe: Recipe, model: Path) -> Engine:
+    from inward.sampling.transformers_engine import load_engine
+
+    prepare(recipe, recipe.execution.workers)
+    return load_engine(
+        model,
+        dtype=recipe.model.dtype,
+        rows=recipe.sampling.rows,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+
+
+def draw_outputs(
+    recipe: Recipe, arm: str, draws: Draws, seed: int, engine: Engine, prompts: Sequence[Prompt], advance: Advance
+) -> list[Output]:
+    from inward.sampling.engine import Decoding
+    from inward.sampling.sample import sample as draw_samples
+    from inward.sampling.sample import seed_for
+
+    settings = recipe.sampling
+    scaffold = recipe.thought.scaffold if arm == "thinking" else None
+    decoding = Decoding(
+        temperature=draws.temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=draws.max_new_tokens
+    )
+    return draw_samples(
+        prompts,
+        engine,
+        recipe.thought_format("thinking" if arm == "thinking" else "direct"),
+        decoding,
+        k=draws.k,
+        seed=seed_for(seed, *(prompt.id for prompt in prompts)),
+        scaffold_budget=scaffold.budget if scaffold else None,
+        tries=draws.tries,
+        progress=advance,
+    )
+
+
+def start_judge(recipe: Recipe) -> Any:
+    from inward.judging import make_judge
+
+    if recipe.judge.kind != "verifiable":
+        prepare(recipe, recipe.execution.workers)
+    return make_judge(recipe.judge)
+
+
+def judge_shard(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
+    from inward.judging.stage import judge_outputs
+
+    wanted = {output.prompt_id for output in outputs}
+    verdicts = judge_outputs([prompt for prompt in prompts if prompt.id in wanted], outputs, judge)
+    advance(len(outputs), 0)
+    return verdicts
+
+
+def reference_shard(
+    recipe: Recipe, model: Path, seed: int, _: None, examples: Sequence[Example], advance: Advance
+) -> list[ReferenceLogps]:
+    from inward.training.reference import reference_logps
+
+    rows = reference_logps(
+        model,
+        examples,
+        recipe.training,
+        seed=seed,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    advance(len(rows), 0)
+    return rows
+
+
+def train_model(
+    model: Path,
+    examples: Sequence[Example],
+    reference: Sequence[ReferenceLogps],
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    place: Place,
+    costs: Path,
+    advance: Advance,
+) -> None:
+    from inward.training.metrics import StepMetrics, read_metrics
+    from inward.training.train import train
+
+    prepare(recipe)
+
+    def on_step(step: StepMetrics) -> None:
+        advance(1, step.tokens)
+
+    train(
+        model,
+        examples,
+        reference,
+        recipe.training,
+        out,
+        seed=seed,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+        on_step=on_step,
+    )
+    steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it
+    seconds = sum(step.seconds for step in steps)
+    cost = Cost(
+        arm=place.arm,
+        iteration=place.iteration,
+        stage=place.stage,
+        part="all",
+        seconds=seconds,
+        device_seconds=seconds * devices(),
+        items=len(examples),
+        tokens=sum(step.tokens for step in steps),
+        judge_calls=0,
+        peak_memory=peak_memory(),
+    )
+    append_cost(costs, cost)
+
+
+def prepare(recipe: Recipe, workers: int = 1) -> None:
+    """Set up torch in the process that does the work: its share of the processor, and no progress bars but ours."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    threads: int = recipe.execution.threads or max(1, _all_threads() // workers)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _all_threads() -> int:
+    """The threads torch starts with. Asked once: `prepare` changes the number for the stages after it in this process."""
+    import torch
+
+    return torch.get_num_threads()
