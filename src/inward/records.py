@@ -117,7 +117,8 @@ class Pair:
 class Evaluation:
     """Figures of one model on one set of prompts, sampled fresh. Lengths are means in characters over the outputs.
 
-    `score` is the mean over prompts of the mean score; `low` and `high` bound it (95% bootstrap over prompts).
+    `score` is the mean over prompts of the mean score; `low` and `high` bound it (95% bootstrap over prompts). An output that
+    still breaks its format counts as the judge's lowest score in all of these; where there is none it is passed over.
     `score_by_prompt` keeps each scored prompt's mean, so that any two models can be compared in pairs afterwards.
     `format_errors` is the share of first tries that broke the format; `unresolved` the share that still did at the end.
     """

@@ -12,7 +12,7 @@ from inward.config import ValidationSettings
 from inward.errors import JudgeError, UsageError
 from inward.evaluation import bootstrap
 from inward.evaluation.bootstrap import bootstrap_mean, paired_bootstrap
-from inward.evaluation.summarise import UNRESOLVED_ZERO, choose, compare, evaluate
+from inward.evaluation.summarise import SCORE_OF_RESPONSES, choose, compare, evaluate
 from inward.records import Evaluation, Verdict
 from tests.build import output, score
 
@@ -107,7 +107,7 @@ def evaluated(**change: object) -> Evaluation:
     return evaluate("model", "thinking", made, scores, SETTINGS, **change)  # type: ignore[arg-type]
 
 
-def test_an_evaluation_counts_what_has_no_score_and_never_as_zero() -> None:
+def test_without_a_lowest_score_what_has_no_score_is_counted_and_passed_over() -> None:
     found = evaluated()
     assert (found.prompts, found.outputs, found.unscored) == (3, 6, 1)
     assert found.score_by_prompt == {"p": 0.75, "q": 0.25}
@@ -123,18 +123,31 @@ def test_an_evaluation_counts_what_has_no_score_and_never_as_zero() -> None:
     assert evaluated(reverse=True) == found
 
 
-def test_a_format_that_stays_broken_counts_as_the_lowest_score_beside_the_plain_one() -> None:
-    found = evaluated(lowest=0.0)
-    assert found.score == 0.5
-    assert found.metrics[UNRESOLVED_ZERO] == pytest.approx((0.75 + 0.25 + 0.0) / 3)
+def test_a_format_that_stays_broken_counts_as_the_lowest_score_and_a_failure_of_the_judge_does_not() -> None:
+    found = evaluated(lowest=-1.0)
+    assert found.score_by_prompt == {"p": 0.75, "q": 0.25, "r": -1.0}
+    assert found.score == 0.0
+    assert found.low is not None
+    assert found.high is not None
+    assert -1.0 <= found.low < 0.0 < found.high <= 0.75
+    assert found.metrics == {SCORE_OF_RESPONSES: 0.5}
+    assert found.unscored == 1
+    assert found.unresolved == pytest.approx(2 / 6)
 
 
-def test_a_model_whose_outputs_all_break_the_format_has_no_score_but_figures() -> None:
+def test_within_a_prompt_a_broken_format_weighs_as_much_as_a_response() -> None:
+    made = [output("a", "p", "x"), output("b", "p", None)]
+    found = evaluate("m", "thinking", made, [score(made[0], 1.0), score(made[1], None)], SETTINGS, lowest=0.0)
+    assert (found.score_by_prompt, found.metrics) == ({"p": 0.5}, {SCORE_OF_RESPONSES: 1.0})
+
+
+@pytest.mark.parametrize(("lowest", "figure"), [(0.0, 0.0), (None, None)])
+def test_a_model_whose_outputs_all_break_the_format(lowest: float | None, figure: float | None) -> None:
     made = [output("a", "p", None), output("b", "q", None)]
-    found = evaluate("m", "thinking", made, [score(item, None) for item in made], SETTINGS, lowest=0.0)
-    assert (found.score, found.low, found.high, found.response_length) == (None, None, None, None)
+    found = evaluate("m", "thinking", made, [score(item, None) for item in made], SETTINGS, lowest=lowest)
+    assert (found.score, found.low, found.high, found.response_length) == (figure, figure, figure, None)
     assert (found.format_errors, found.unresolved, found.unscored) == (1.0, 1.0, 0)
-    assert found.metrics == {UNRESOLVED_ZERO: 0.0}
+    assert found.metrics == {}
 
 
 def test_numbers_of_the_judge_become_metrics() -> None:
@@ -152,8 +165,18 @@ def test_the_arms_are_compared_over_the_prompts_scored_in_both() -> None:
     assert (found.difference, found.prompts, found.left_out) == (0.5, 1, 2)
 
 
-def at(score: float | None, floored: float | None = None) -> Evaluation:
-    return replace(evaluated(), score=score, metrics={} if floored is None else {UNRESOLVED_ZERO: floored})
+def test_no_arm_wins_and_no_checkpoint_is_chosen_for_breaking_its_format() -> None:
+    easy, hard = output("a", "easy", "x"), output("b", "hard", "y")
+    broken = replace(hard, response=None)
+    sound = evaluate("m", "direct", [easy, hard], [score(easy, 1.0), score(hard, 0.25)], SETTINGS, lowest=0.0)
+    evading = evaluate("m", "thinking", [easy, broken], [score(easy, 1.0), score(broken, None)], SETTINGS, lowest=0.0)
+    found = compare(evading, sound, SETTINGS)
+    assert (found.difference, found.prompts, found.left_out) == (-0.125, 2, 0)
+    assert choose([evading, sound]) == 1
+
+
+def at(score: float | None) -> Evaluation:
+    return replace(evaluated(), score=score)
 
 
 def test_the_best_checkpoint_is_the_earliest_of_the_highest_scores() -> None:
@@ -161,9 +184,3 @@ def test_the_best_checkpoint_is_the_earliest_of_the_highest_scores() -> None:
     assert choose([at(None), at(-1.0), at(None)]) == 1
     with pytest.raises(JudgeError, match="none of 2 evaluated checkpoints has a score"):
         choose([at(None), at(None)])
-
-
-def test_no_checkpoint_is_chosen_for_breaking_its_format() -> None:
-    assert choose([at(0.9, floored=0.1), at(0.5, floored=0.5)]) == 1
-    assert choose([at(0.9, floored=0.1), at(0.5)]) == 0  # the figures cannot be compared unless all have them
-    assert choose([at(None, floored=0.0), at(-1.0, floored=-0.5)]) == 1

@@ -1,10 +1,10 @@
 """Outputs and scores of one model to an `Evaluation`; two arms side by side; the choice of a checkpoint.
 
-Two figures for the score, because one of them can be gamed. `score` is the mean over prompts of what the judge gave to
-their responses. An output that still breaks its format after all tries has no response, so `score` passes over it, and a
-model that breaks its format on hard prompts would look better for it. The metric `score_unresolved_zero` therefore counts
-such an output as the lowest score that the judge can give, 0. It exists for judges that have a lowest score; nothing
-stands in for it where the judge has none. What the *judge* could not score is counted and enters neither figure.
+An output that still breaks its format after all tries has no response to score. It counts as the lowest score that the judge
+can give, in every figure that models are compared by: a mean over responses alone could be raised by breaking the format on
+hard prompts. That mean is kept beside it, as the metric `score_of_responses`. A judge without a lowest score (a reward model)
+has nothing to count such an output as: it is passed over, and `unresolved` tells how many there are. What the *judge* could
+not score is counted as `unscored` and never enters a mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inward.errors import JudgeError
 from inward.evaluation.bootstrap import PairedInterval, bootstrap_mean, paired_bootstrap
 from inward.records import Evaluation, Output, Score, Verdict
 
-UNRESOLVED_ZERO = "score_unresolved_zero"
+SCORE_OF_RESPONSES = "score_of_responses"
 
 
 def evaluate(
@@ -35,22 +35,22 @@ def evaluate(
 ) -> Evaluation:
     """Return the figures of one model on one set of prompts; they do not depend on the order of the records.
 
-    `lowest` is the lowest score that the judge can give (`inward.judging.lowest_score`), None where it has none. Every
-    output needs its score record. Numbers and truth values in the verdicts' details become metrics `judge.<key>`: means over
-    the verdicts that hold them. With nothing scored at all, `score` is None and the rest still holds.
+    `lowest` is the lowest score that the judge can give (`inward.judging.lowest_score`), None where it has none: what an output
+    without a response counts as. Every output needs its score record. Numbers and truth values in the verdicts' details become
+    metrics `judge.<key>`: means over the verdicts that hold them. With nothing to take a mean of, `score` is None and the rest
+    still holds.
     """
     assert outputs, "nothing to evaluate"
     value_of = {score.output_id: score.value for score in scores}
     by_prompt: dict[str, list[Output]] = defaultdict(list)
     for output in sorted(outputs, key=lambda output: (output.prompt_id, output.id)):
         by_prompt[output.prompt_id].append(output)
-    means = _means(by_prompt, lambda output: value_of[output.id])
+    of_responses = _means(by_prompt, lambda output: value_of[output.id])
+    means = _means(by_prompt, lambda output: lowest if output.response is None else value_of[output.id])
     interval = bootstrap_mean(list(means.values()), resamples=settings.bootstrap, seed=seed) if means else None
     metrics = _details(verdicts)
-    if lowest is not None:
-        floored = _means(by_prompt, lambda output: lowest if output.response is None else value_of[output.id])
-        if floored:
-            metrics[UNRESOLVED_ZERO] = fmean(floored.values())
+    if lowest is not None and of_responses:
+        metrics[SCORE_OF_RESPONSES] = fmean(of_responses.values())
     return Evaluation(
         model=model,
         arm=arm,
@@ -72,30 +72,21 @@ def evaluate(
 def compare(thinking: Evaluation, direct: Evaluation, settings: ValidationSettings, *, seed: int = 0) -> PairedInterval:
     """Return thinking - direct over the prompts scored in both arms. Raises `UsageError` where there are none.
 
-    Prompts without any response in one arm drop out, to the gain of that arm: `left_out` says how many.
+    A prompt without a score in one arm drops out: `left_out` says how many did. With a judge that has no lowest score a broken
+    format does that too, to the gain of the arm that broke it.
     """
     return paired_bootstrap(thinking.score_by_prompt, direct.score_by_prompt, resamples=settings.bootstrap, seed=seed)
 
 
 def choose(evaluations: Sequence[Evaluation]) -> int:
-    """Return the position of the best evaluation, the earliest of equals. Raises `JudgeError` where none has a score.
-
-    The best is the one with the highest `score_unresolved_zero` where all have that metric, so that no checkpoint is
-    chosen for breaking its format; otherwise the one with the highest `score`.
-    """
-    scored = [index for index, evaluation in enumerate(evaluations) if evaluation.score is not None]
+    """Return the position of the highest `score`, the earliest of equals. Raises `JudgeError` where none has a score."""
+    scored = {index: score for index, evaluation in enumerate(evaluations) if (score := evaluation.score) is not None}
     if not scored:
         raise JudgeError(
             f"none of {len(evaluations)} evaluated checkpoints has a score. Look at `unresolved` (format never kept: raise "
             "validation.tries or set thought.scaffold) and `unscored` (the judge failed) in their evaluations."
         )
-    floored = all(UNRESOLVED_ZERO in evaluations[index].metrics for index in scored)
-    return max(scored, key=lambda index: _figure(evaluations[index], floored))  # max keeps the first of equals
-
-
-def _figure(evaluation: Evaluation, floored: bool) -> float:
-    assert evaluation.score is not None
-    return evaluation.metrics[UNRESOLVED_ZERO] if floored else evaluation.score
+    return max(scored, key=scored.__getitem__)  # max keeps the first of equals
 
 
 def _means(by_prompt: Mapping[str, list[Output]], value: Callable[[Output], float | None]) -> dict[str, float]:
