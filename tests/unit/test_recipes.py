@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inward.cli.recipes import description, find_recipe, shipped
-from inward.config import Recipe, load_recipe, parse_recipe, recipe_json
+from inward.config import Recipe, Settings, load_recipe, parse_recipe, recipe_json
 from inward.errors import UsageError
 
 TREE: dict[str, Any] = {
@@ -162,3 +162,15 @@ def test_a_recipe_is_found_by_path_then_by_name(tmp_path: Path, monkeypatch: pyt
     assert find_recipe("demo") == shipped()["demo"]
     with pytest.raises(UsageError, match="did you mean 'demo'"):
         find_recipe("recipes/demmo.toml")
+
+
+def test_the_reference_of_settings_is_current_and_names_every_key() -> None:
+    from inward.cli.settings import document
+
+    text = document()
+    stored = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert stored.read_text(encoding="utf-8") == text, "run: inward recipes settings > docs/settings.md"
+    for table in Settings.__subclasses__():
+        for name, field in table.model_fields.items():
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+            assert nested or f"`{name}`" in text or f".{name}]" in text or f"[{name}]" in text, f"{table.__name__}.{name}"

@@ -77,3 +77,16 @@ def show(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")])
       inward recipes show demo > mine.toml
     """
     output.write(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+
+
+@app.command("settings")
+def settings() -> None:
+    """Print every setting of a recipe with its type and default, as Markdown.
+
+    \b
+    Example:
+      inward recipes settings | less
+    """
+    from inward.cli.settings import document
+
+    output.write(document().rstrip("\n"))

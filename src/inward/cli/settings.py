@@ -1,0 +1,87 @@
+"""`inward recipes settings`: every setting of a recipe, read off the settings themselves, so that it cannot be out of date."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+def document() -> str:
+    """Return the reference of all settings as Markdown: a section for each table of a recipe."""
+    from inward.config import Recipe
+
+    sections = ["# Settings\nEvery key that a recipe can hold, with its type and default. Made by `inward recipes settings`."]
+    for title, model in _tables(Recipe, ""):
+        rows = [_row(name, field) for name, field in model.model_fields.items() if not _models(field.annotation)]
+        text = _prose(model.__doc__ or "")
+        head = f"## {title or 'The recipe itself'}\n{text}"
+        sections.append("\n".join([head, "", "| key | type | default |", "|---|---|---|", *rows]) if rows else head)
+    return "\n\n".join(sections) + "\n"
+
+
+def _tables(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, model
+    for name, field in model.model_fields.items():
+        inner = _models(field.annotation)
+        for found in inner:
+            kind = found.model_fields.get("kind")
+            label = f"[{path}.{name}]".replace("[.", "[").replace("[[", "[").replace("].", ".")
+            if kind is not None:
+                label += f" with kind = {json.dumps(typing.get_args(kind.annotation)[0])}"
+            elif len(inner) > 1:
+                label += f" ({found.__name__})"
+            yield from _tables(found, label)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _models(argument)]
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
+    return f"| `{name}` | {_type(field.annotation)}{_bounds(field)} | {default} |"
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "unset"
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _type(annotation: Any) -> str:
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): ""}
+    if annotation in names:
+        return names[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{json.dumps(argument)}`" for argument in arguments)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(part for part in map(_type, arguments) if part)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    assert origin is dict, annotation
+    return f"table of {_type(arguments[1])}"
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    found = [
+        f"{sign} {getattr(rule, name):g}" for rule in field.metadata for name, sign in signs.items() if hasattr(rule, name)
+    ]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _prose(docstring: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(docstring)

@@ -1,0 +1,103 @@
+"""The whole loop through the command line, on tiny real models: every kind of judge, training and execution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inward.records import Output, Pair, Score
+from inward.rundir import RunDir
+from inward.shards import read_stage
+from tests.integration.test_kill import Forks, contents, write_recipe
+from tests.tiny_reward import tiny_reward_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Forks]]:
+    folder = tmp_path_factory.mktemp("loop")
+    recipe = write_recipe(folder)
+    forks = Forks(folder / "log.txt")
+    yield recipe, forks
+    forks.close()
+
+
+def run(place: tuple[Path, Forks], out: Path, *overrides: str) -> RunDir:
+    recipe, forks = place
+    forks.log.write_text("")
+    assert forks.run("run", str(recipe), *overrides, "--out", str(out)) == {"code": 0}, forks.log.read_text()
+    return RunDir(out)
+
+
+def test_processes_do_not_change_a_byte(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    """One process, a process a stage, or two workers: the same shards, the same models."""
+    here = contents(run(place, tmp_path / "here", "arms=['thinking']").root)
+    apart = contents(run(place, tmp_path / "apart", "arms=['thinking']", "execution.isolate=true").root)
+    shared = contents(run(place, tmp_path / "shared", "arms=['thinking']", "execution.workers=2").root)
+    for name, content in here.items():
+        if name not in ("config.json",):
+            assert apart[name] == content, name
+            assert shared[name] == content, name
+
+
+def test_two_iterations_go_on_from_each_other(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    sizes = ("prompts.per_iteration=4", "prompts.validation=4")
+    done = run(place, tmp_path / "run", "iterations=2", *sizes)
+    summary = json.loads(done.summary.read_text())
+    assert [row["iteration"] for row in summary["arms"]["thinking"]] == [0, 1, 2]
+    assert [row["iteration"] for row in summary["thinking_minus_direct"]] == [0, 1, 2]
+    prompts = [{o.prompt_id for o in read_stage(done.iteration("thinking", t) / "outputs", Output)} for t in (1, 2)]
+    assert not prompts[0] & prompts[1]
+    both = [{o.prompt_id for o in read_stage(done.iteration("direct", t) / "outputs", Output)} for t in (1, 2)]
+    assert both == prompts, "both arms get the same prompts"
+    models = [(done.iteration(arm, t) / "model" / "model.safetensors").read_bytes() for arm in summary["arms"] for t in (1, 2)]
+    assert len(set(models)) == 4
+
+
+def test_lora_and_irpo(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    settings = ("training.objective=irpo", "training.lora={ rank = 2 }", "arms=['direct']")
+    done = run(place, tmp_path / "run", *settings)
+    folder = done.iteration("direct", 1)
+    assert (folder / "checkpoints" / "epoch_01" / "adapter_config.json").exists(), "adapters are kept"
+    assert (folder / "model" / "model.safetensors").exists(), "and merged into the next model"
+    moved = tmp_path / "moved"
+    done.root.rename(moved)
+    (moved / "direct" / "iter_001" / "evaluation.json").unlink()
+    for shard in (moved / "direct" / "iter_001" / "validation").rglob("*.parquet"):
+        shard.unlink()
+    run(place, moved, *settings)
+
+
+def test_a_reward_model_judges_and_no_malformed_or_unscored_output_is_chosen(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    reward = tiny_reward_model(tmp_path / "reward")
+    judge = f'judge={{ kind = "reward_model", path = "{reward}", dtype = "float32" }}'
+    done = run(place, tmp_path / "run", judge)
+    for arm in ("thinking", "direct"):
+        folder = done.iteration(arm, 1)
+        outputs = {output.id: output for output in read_stage(folder / "outputs", Output)}
+        scores = {score.output_id: score for score in read_stage(folder / "scores", Score)}
+        pairs = read_stage(folder / "pairs", Pair)
+        assert len(outputs) == len(scores) == 24
+        assert pairs
+        for pair in pairs:
+            assert outputs[pair.chosen_id].response is not None
+            assert scores[pair.chosen_id].value == pair.chosen_score
+            assert outputs[pair.chosen_id].prompt_id == outputs[pair.rejected_id].prompt_id == pair.prompt_id
+            if pair.kind == "scored":
+                assert scores[pair.chosen_id].value == max(
+                    score.value for score in scores.values() if score.prompt_id == pair.prompt_id and score.value is not None
+                )
+
+
+def test_a_seed_that_never_keeps_the_format_is_told_to_scaffold(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    recipe, forks = place
+    forks.log.write_text("")
+    text = recipe.read_text().replace("scaffold = { budget = 6 }", "")
+    bare = tmp_path / "bare.toml"
+    bare.write_text(text)
+    assert forks.run("run", str(bare), "--out", str(tmp_path / "run")) == {"code": 1}
+    assert "thought.scaffold" in forks.log.read_text()
