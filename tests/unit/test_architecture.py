@@ -14,7 +14,7 @@ from inward import config
 
 PACKAGE = Path(config.__file__).parent
 ROOMS = ("prompts", "sampling", "judging", "pairing", "training", "evaluation", "serving")  # in the order of the flow
-SHARED = {"records", "errors", "config", "thought", "models"}  # what any room may import
+SHARED = {"records", "errors", "config", "thought", "models", "hardware"}  # what any room may import
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
 
 

@@ -3,6 +3,8 @@
 What can go wrong without a word in such code is settled here as follows.
 - The chat template is applied once to [user: prompt, assistant: response] and brings its own special tokens; none is added.
   A tokenizer without one gets the two texts as a pair (with a separator token) or as one text with a blank line between.
+- A text that spells out a special token ("<|im_end|>") would be tokenised as that token: a response could end its own turn
+  and forge others. It is unscored. (Of turn markers that a template writes as plain text nothing can be told.)
 - A template that drops or alters a text (some take "<think>" out) leaves the response unscored.
 - A conversation longer than the limit loses the end of its *response*; the template's closing tokens stay, because models
   read their score there. The cut is noted in the ruling; a prompt that leaves no room for a response is unscored.
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
+from inward.hardware import device, resolve_dtype
 from inward.judging.judge import Group, Ruling
 
 if TYPE_CHECKING:
@@ -44,13 +47,12 @@ class RewardModel:
     """Score = the single logit of a sequence-classification model. Raises `UsageError` where the model is not such a one."""
 
     def __init__(self, settings: RewardModelJudge) -> None:
-        import torch
-
         self._settings = settings
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._dtype = _dtype(settings, self._device)
+        self._device = device()
+        self._dtype = resolve_dtype(settings.dtype, self._device)
         self._tokenizer, self._model = _load(settings, self._dtype, self._device)
         self._limit = _limit(settings, self._tokenizer, self._model)
+        self._markers = self._find_markers()
         self._pad: int | None = self._model.config.get_text_config().pad_token_id
 
     @property
@@ -76,6 +78,9 @@ class RewardModel:
 
     def _row(self, group: int, first: int, prompt: str, response: str) -> _Row | str:
         """Return the conversation in tokens, or the reason why it cannot be scored."""
+        for name, text in (("prompt", prompt), ("response", response)):
+            if marker := self._spelled_out(text):
+                return f"the {name} spells out {marker}, a special token of the reward model"
         if self._tokenizer.chat_template is not None:
             shown = self._tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
             if prompt.strip() not in shown or response.strip() not in shown:
@@ -90,6 +95,19 @@ class RewardModel:
                 return f"the prompt leaves no room for a response in {self._limit} tokens"
             tokens, types = self._encode(prompt, response[: kept - 1])
         return _Row(group=group, first=first, tokens=tokens, types=types, full=full)
+
+    def _find_markers(self) -> dict[int, str]:
+        """Return the tokens that no text may hold: the special ones, and what else the template writes beside plain text."""
+        added = self._tokenizer.added_tokens_decoder
+        template = self._encode("question", "answer")[0]
+        words = {token for token in template if token in added and any(map(str.isalnum, str(added[token])))}  # no line breaks
+        return {token: str(entry) for token, entry in added.items() if entry.special or token in words}
+
+    def _spelled_out(self, text: str) -> str | None:
+        """Return a marker that `text` holds, as written or once normalised (the unknown token is not one to forge)."""
+        found = set(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        found.discard(self._tokenizer.unk_token_id)
+        return next((marker for token, marker in self._markers.items() if marker in text or token in found), None)
 
     def _encode(self, prompt: str, response: str) -> tuple[list[int], list[int] | None]:
         tokenizer = self._tokenizer
@@ -183,20 +201,6 @@ def _score_in_fp32(model: Any) -> None:
         if isinstance(head, torch.nn.Linear):
             head.float()
             head.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
-
-
-def _dtype(settings: RewardModelJudge, device: torch.device) -> torch.dtype:
-    """Return the number format: the one asked for, else bf16 where the processor computes in it, else fp32."""
-    import torch
-
-    if settings.dtype != "auto":
-        named: torch.dtype = getattr(torch, settings.dtype)
-        return named
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def _limit(settings: RewardModelJudge, tokenizer: Any, model: Any) -> int:

@@ -17,6 +17,7 @@ import torch
 
 from inward.config import Dtype
 from inward.errors import UsageError
+from inward.hardware import device, resolve_dtype
 from inward.sampling.decode import Decoder, decode
 from inward.sampling.engine import Completion, Decoding, Progress, Request, Scaffold
 from inward.sampling.packed import pack
@@ -75,6 +76,7 @@ class TransformersEngine:
 def load_engine(
     model_path: Path | str,
     *,
+    base: Path | None = None,
     dtype: Dtype = "auto",
     rows: int = 128,
     trust_remote_code: bool = False,
@@ -82,15 +84,17 @@ def load_engine(
 ) -> TransformersEngine:
     """Load a model folder or Hub name; a folder that holds a `peft` adapter is merged into its base in fp32 first.
 
+    `base` is the model to merge an adapter into. Without it that is the one the adapter's settings name, by a path that may
+    no longer hold. Only an adapter reads it.
     `dtype` "auto" is bf16 where the device computes in it, else fp32. Raises `UsageError` if the model cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = device()
     adapter = str(model_path) if (Path(model_path) / "adapter_config.json").is_file() else None
-    weights = str(model_path) if adapter is None else _base_of(adapter)
+    weights = str(model_path) if adapter is None else str(base or _base_of(adapter))
     tokenizer = load_tokenizer(weights, trust_remote_code=trust_remote_code)
-    model = _load_model(weights, adapter, trust_remote_code).to(device=device, dtype=resolve_dtype(dtype, device)).eval()
+    model = _load_model(weights, adapter, trust_remote_code).to(device=place, dtype=resolve_dtype(dtype, place)).eval()
     with torch.inference_mode():
         pack(model, rows)
         unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
@@ -146,17 +150,6 @@ def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int
             "thought.turn = 'user' (in chat: leave out --system)"
         ) from error
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Return the number format: as asked, or for "auto" bf16 where the hardware multiplies in it and fp32 elsewhere."""
-    if dtype != "auto":
-        chosen: torch.dtype = getattr(torch, dtype)
-        return chosen
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def _load_model(path: str, adapter: str | None, trust_remote_code: bool) -> Any:

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from inward.errors import UsageError
+from inward.hardware import device, named_dtype
 from inward.training.storage import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHT_FILES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def stored_dtype(model_path: Path) -> torch.dtype:
@@ -34,12 +31,12 @@ def stored_dtype(model_path: Path) -> torch.dtype:
         raise UsageError(f"{model_path} is not a model folder: it holds no config.json") from None
     named = settings.get("dtype") or settings.get("torch_dtype")
     if named:
-        return _dtype(named)
+        return named_dtype(named)
     for file in sorted(model_path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (not a mapping)
                 if (tensor := tensors.get_tensor(key)).is_floating_point():
-                    return _dtype(str(tensor.dtype))
+                    return named_dtype(str(tensor.dtype))
     return torch.float32
 
 
@@ -48,7 +45,7 @@ def working_dtype(model_path: Path, dtype: str) -> torch.dtype:
 
     float16 is trained in float32: its gradients would vanish without loss scaling, bfloat16's do not.
     """
-    named = stored_dtype(model_path) if dtype == "auto" else _dtype(dtype)
+    named = stored_dtype(model_path) if dtype == "auto" else named_dtype(dtype)
     return torch.bfloat16 if named is torch.bfloat16 else torch.float32
 
 
@@ -108,11 +105,6 @@ def promote(checkpoint: Path, base: Path, out: Path, *, trust_remote_code: bool 
     with whole_folder(out) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     return out
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name.removeprefix("torch."))
-    return dtype
 
 
 def _only_beside_weights(_: str, names: list[str]) -> set[str]:

@@ -1,0 +1,38 @@
+"""The number format that "auto" stands for follows the hardware; a named one is taken as it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from inward.hardware import device, named_dtype, resolve_dtype
+
+PROCESSOR = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"),
+    [
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+        (False, False, torch.float32),
+    ],
+)
+def test_auto_on_a_processor_is_bf16_where_it_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert resolve_dtype("auto", PROCESSOR) is expected
+    assert resolve_dtype("float16", PROCESSOR) is torch.float16
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_cuda_does_not_take_emulated_bf16(monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert resolve_dtype("auto", torch.device("cuda")) is expected
+
+
+def test_names_are_taken_with_and_without_the_prefix() -> None:
+    assert named_dtype("torch.bfloat16") is named_dtype("bfloat16") is torch.bfloat16
+    assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
