@@ -18,8 +18,9 @@ from inward.errors import RunChangedError, UsageError
 from inward.inputs import seed_model
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.run import Run, at
-from inward.shards import read_json, read_stage, write_json
+from inward.shards import read_stage
 from inward.stages import measure
+from inward.storage import read_json, write_json
 
 
 def run_benchmark(

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from inward.shards import storage_errors, write_bytes
+from inward.storage import storage_errors, write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

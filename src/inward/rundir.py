@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from inward.config import Recipe, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
-from inward.shards import TEMPORARY, read_json, storage_errors, write_bytes, write_json
+from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
 HARMLESS = ("execution.isolate",)
 """Settings that cannot alter what is stored. `iterations` may change as well, but not to fewer than have begun: prompts are
@@ -104,7 +104,7 @@ def prepare(run: RunDir, recipe: Recipe, recipe_text: str) -> bool:
         raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
     if stored is not None and not fresh:
         _refuse_changes(run, stored, recipe)
-    _remove_leftovers(run.root)
+    remove_leftovers(run.root)
     write_bytes(run.recipe, recipe_text.encode())
     if fresh:
         write_json(run.provenance, provenance(recipe))
@@ -174,7 +174,7 @@ def _commit() -> str | None:
 
 def _begun(run: RunDir) -> bool:
     """True if the folder holds more than the files of a start-up, whole or left half-written by a kill."""
-    others = (path for path in run.root.iterdir() if path.name.removesuffix(TEMPORARY) not in START_UP)
+    others = (path for path in run.root.iterdir() if path.name.removeprefix(TEMPORARY) not in START_UP)
     return any(others) or (run.costs.exists() and run.costs.stat().st_size > 0)
 
 
@@ -196,13 +196,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict) and tree:
         return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
     return {prefix: json.dumps(tree) if isinstance(tree, list) else tree}
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Delete what a kill left half-written. Folders are the training room's to clean."""
-    for path in root.rglob(f"*{TEMPORARY}"):
-        if path.is_file():
-            path.unlink()
 
 
 def command_to_go_on(argv: list[str] | None = None) -> str:

@@ -1,87 +1,25 @@
 """Records to Parquet shards and back. A shard exists whole or not at all.
 
-A shard is written under a temporary name, flushed to the disk and renamed. Its name holds its number and a hash of the
-ids of what it was made from, so that "resume" is nothing but doing the shards that are missing. The same records always
-give the same bytes: no time, host or version is written into the file.
+The name of a shard holds its number and a hash of the ids of what it was made from, so that "resume" is nothing but doing
+the shards that are missing. The same records always give the same bytes: no time, host or version is written into the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import json
-import os
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from inward.errors import StorageError
 from inward.records import content_id
+from inward.storage import write_bytes
 
 if typing.TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-TEMPORARY = ".tmp"
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a write into a message with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        remedies = {
-            errno.ENOSPC: "the disk is full: free some space",
-            errno.EFBIG: "the system allows no larger file: raise the limit (ulimit -f)",
-            errno.EDQUOT: "the disk quota is used up: free some space",
-            errno.EACCES: "permission denied: make the folder writable or choose another one with --out",
-            errno.EPERM: "permission denied: make the folder writable or choose another one with --out",
-            errno.EROFS: "the file system is read-only: choose another folder with --out",
-        }
-        remedy = remedies.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out")
-        raise StorageError(
-            f"cannot write {path}: {remedy}, then run the same command again; nothing finished is lost"
-        ) from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, flush to disk, rename."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut (where the system lets a folder be flushed)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def shard_paths(folder: Path, groups: Sequence[Sequence[str]]) -> list[Path]:

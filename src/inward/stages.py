@@ -18,7 +18,7 @@ from inward.execute import Silent, cut, in_processes, one, run_shards
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
 from inward.run import At, Run, at
 from inward.rundir import RunDir
-from inward.shards import read_json, write_json
+from inward.storage import read_json, write_json
 from inward.work import (
     Draws,
     draw_outputs,

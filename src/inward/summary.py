@@ -10,7 +10,7 @@ from typing import Any
 from inward.config import Recipe
 from inward.costs import Cost, seconds_by_stage
 from inward.rundir import RunDir
-from inward.shards import read_json
+from inward.storage import read_json
 
 FIGURES = (
     "score",

@@ -58,7 +58,7 @@ def wait(pid: int, after: str | None, delay: float | None) -> dict[str, int]:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
-        if seen is None and after and glob.glob(after):
+        if seen is None and after and glob.glob(after, include_hidden=True):
             seen = time.monotonic()
         if delay is not None and seen is not None and time.monotonic() - seen >= delay:
             os.kill(pid, signal.SIGKILL)

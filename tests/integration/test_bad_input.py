@@ -181,7 +181,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(made: Path, tmp_path: Path) 
 
 def test_a_file_size_limit_is_named(tmp_path: Path) -> None:
     from inward.errors import StorageError
-    from inward.shards import write_bytes
+    from inward.storage import write_bytes
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

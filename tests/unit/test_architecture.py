@@ -14,7 +14,7 @@ from inward import config
 
 PACKAGE = Path(config.__file__).parent
 ROOMS = ("prompts", "sampling", "judging", "pairing", "training", "evaluation", "serving")  # in the order of the flow
-SHARED = {"records", "errors", "config", "thought", "models", "hardware"}  # what any room may import
+SHARED = {"records", "errors", "config", "thought", "models", "storage", "hardware"}  # what any room may import
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
 
 
@@ -73,7 +73,7 @@ def test_nothing_but_the_command_line_imports_the_report() -> None:
         "from inward import loop",
         "import inward.rundir",
         "def late():\n    from inward.cli import main",
-        "from inward.shards import read_json",
+        "from inward.shards import read_shard",
     ],
 )
 def test_the_rule_of_the_rooms_finds_what_breaks_it(line: str) -> None:

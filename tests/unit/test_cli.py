@@ -24,7 +24,8 @@ from inward.costs import Cost, append_cost
 from inward.records import Evaluation, Output, Pair, Prompt, Score
 from inward.rundir import RunDir, prepare
 from inward.sampling.engine import Decoding
-from inward.shards import write_json, write_shard
+from inward.shards import write_shard
+from inward.storage import write_json
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 from tests.tiny import tiny_model
 

@@ -112,7 +112,7 @@ def test_killed_then_asked_by_two_at_once_it_is_made_once_and_answers(tmp_path: 
     command = [sys.executable, "-c", GET, str(tmp_path)]
     folder = models.folder_of(models.SMOLLM2, tmp_path)
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not (left_over := list(folder.parent.glob(f".{folder.name}-*"))):
+    while not (left_over := list(folder.parent.glob(f".tmp-{folder.name}-*"))):
         assert first.poll() is None, "it ended before it began to work"
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)

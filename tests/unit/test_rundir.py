@@ -79,7 +79,7 @@ def test_iterations_may_grow_and_shrink_back_to_those_begun(run: RunDir) -> None
         prepare(run, recipe(iterations=1), "")
 
 
-@pytest.mark.parametrize("name", ["recipe.toml.tmp", "provenance.json.tmp", "config.json.tmp"])
+@pytest.mark.parametrize("name", [".tmp-recipe.toml", ".tmp-provenance.json", ".tmp-config.json"])
 def test_a_kill_while_the_first_files_are_written_leaves_a_usable_folder(run: RunDir, name: str) -> None:
     (run.root / name).write_text("half")
     assert prepare(run, recipe(), "")

@@ -72,7 +72,7 @@ def pair_rows(at: View) -> list[dict[str, Any]]:
 def _write_pairs(rows: list[dict[str, Any]], out: Path, form: Form) -> None:
     import json
 
-    from inward.shards import write_bytes
+    from inward.storage import write_bytes
 
     if form == "jsonl":
         write_bytes(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
@@ -88,19 +88,13 @@ def _write_pairs(rows: list[dict[str, Any]], out: Path, form: Form) -> None:
 
 
 def _export_model(at: View, out: Path) -> None:
-    """Copy the model under a temporary name, then rename: a copy that was cut short is never taken for a model."""
     import shutil
-    import tempfile
     from dataclasses import asdict
 
-    from inward.shards import storage_errors, write_json
+    from inward.storage import whole_folder, write_json
 
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
-            copy = Path(name) / "model"
-            shutil.copytree(at.folder / "model", copy)
-            budget = at.recipe.thought.scaffold.budget if at.recipe.thought.scaffold and at.format.thinks else None
-            write_json(copy / "thought_format.json", {**asdict(at.format), "scaffold_budget": budget})
-            copy.rename(out)
+    budget = at.recipe.thought.scaffold.budget if at.recipe.thought.scaffold and at.format.thinks else None
+    with whole_folder(out) as folder:
+        shutil.copytree(at.folder / "model", folder, dirs_exist_ok=True)
+        write_json(folder / "thought_format.json", {**asdict(at.format), "scaffold_budget": budget})
     output.note(f"the model of {at.arm} iteration {at.t} in {out}; try it: inward chat {out}")

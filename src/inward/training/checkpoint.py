@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from inward.storage import remove, whole_folder
 from inward.training.optimiser import Weights, round_to_working
-from inward.training.storage import remove, storing, whole_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -31,10 +31,9 @@ def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim
         with whole_folder(path) as temporary:
             save_file(masters, temporary / "masters.safetensors")
             save_file(moments, temporary / "moments.safetensors")
-    with storing(folder):
-        for other in folder.glob("step_*"):
-            if other != path:
-                remove(other)
+    for other in folder.glob("step_*"):
+        if other != path:
+            remove(other)
 
 
 def saved_step(folder: Path) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from inward.training.storage import storing, write_whole
+from inward.storage import storage_errors, write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +80,13 @@ def summarise(
 
 
 def append_metrics(path: Path, metrics: StepMetrics) -> None:
-    with storing(path), path.open("a", encoding="utf-8") as file:
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(metrics)) + "\n")
 
 
 def sync_metrics(path: Path) -> None:
     """Flush the file to disk. Done before a state is stored, so that no state is ahead of its metrics."""
-    with storing(path), path.open("a") as file:
+    with storage_errors(path), path.open("a") as file:
         os.fsync(file.fileno())
 
 
@@ -94,7 +94,7 @@ def cut_metrics(path: Path, steps: int) -> None:
     """Keep the first `steps` lines: those beyond the state that training goes on from will be written again."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     assert len(lines) >= steps, f"{path} ends before step {steps}, which was saved"
-    write_whole(path, b"".join(lines[:steps]))
+    write_bytes(path, b"".join(lines[:steps]))
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

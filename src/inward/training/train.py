@@ -25,6 +25,7 @@ from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
+from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
 from inward.training import loss as objectives
 from inward.training.batches import Batch, MicroBatches, collate, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step
@@ -33,7 +34,6 @@ from inward.training.logps import sequence_logps
 from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, summarise, sync_metrics
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.storage import remove, remove_leftovers, storing, write_whole
 from inward.training.trainee import Trainee, make_trainee, seeded, write_checkpoint
 
 
@@ -81,8 +81,7 @@ def train(
     _claim(job, dtype)
     if not job.epoch(settings.epochs).exists():
         _run(job, make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code), on_step)
-    with storing(out):
-        remove(out / "state")
+    remove(out / "state")
     return [job.epoch(number) for number in range(1, settings.epochs + 1)]
 
 
@@ -190,15 +189,14 @@ def _claim(job: Job, dtype: str) -> None:
         "dtype": dtype,
     }
     path = job.out / "training.json"
-    with storing(job.out):
+    with storage_errors(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
         (job.out / "bad_batch.json").unlink(missing_ok=True)
     remove_leftovers(job.out)
-    remove_leftovers(job.out / "state")
     if not path.exists():
-        write_whole(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
+        write_json(path, identity)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     changed = [key for key in identity if before.get(key) != identity[key]]
     if changed:
         raise RunChangedError(
@@ -220,7 +218,7 @@ def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example
         for example in examples
     ]
     path = job.out / "bad_batch.json"
-    write_whole(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
+    write_bytes(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
     raise TrainingError(
         f"{what} of step {step + 1} is not finite; its pairs are {', '.join(example.pair_id for example in examples)}. "
         f"They are stored in {path} with their log-probabilities. Lower training.learning_rate, or set "

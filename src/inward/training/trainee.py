@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import torch
 
 from inward.config import LoraSettings, TrainingSettings
 from inward.errors import UsageError
+from inward.storage import read_json, whole_folder, write_json
 from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
-from inward.training.storage import whole_folder
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def _write_adapter(adapted: PeftModel, folder: Path) -> None:
     """Write peft's own form with the sets in its config sorted: their order differs from process to process."""
     adapted.save_pretrained(folder, save_embedding_layers=False)
     path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_json(path)
     if isinstance(settings["target_modules"], list):
         settings["target_modules"].sort()
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from inward.errors import UsageError
 from inward.hardware import device, named_dtype
-from inward.training.storage import whole_folder
+from inward.storage import read_json, whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +25,7 @@ def stored_dtype(model_path: Path) -> torch.dtype:
     from safetensors import safe_open
 
     try:
-        settings = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
+        settings = read_json(model_path / "config.json")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{model_path} is not a model folder: it holds no config.json") from None
     named = settings.get("dtype") or settings.get("torch_dtype")
