@@ -50,5 +50,5 @@ def iterate(
     examples = stages.examples(here, pairs, outputs)  # thought and response together
     reference = stages.reference(here, examples, seed if run.recipe.training.reference == "seed" else model)
     checkpoints = stages.train(here, model, examples, reference)  # DPO or IRPO
-    evaluations = [stages.validate(here, checkpoint, validation) for checkpoint in checkpoints]
+    evaluations = [stages.validate(here, checkpoint, validation, base=model) for checkpoint in checkpoints]
     return stages.promote(here, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -133,10 +133,12 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     return [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
 
 
-def validate(at: At, model: Path, prompts: Sequence[Prompt], *, name: str | None = None) -> Evaluation:
+def validate(
+    at: At, model: Path, prompts: Sequence[Prompt], *, base: Path | None = None, name: str | None = None
+) -> Evaluation:
     """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
     name = name or model.name
-    return measure(at, at.folder / "validation" / name, model, prompts, name=name, purpose="validation")
+    return measure(at, at.folder / "validation" / name, model, prompts, base=base, name=name, purpose="validation")
 
 
 def measure(
@@ -147,6 +149,7 @@ def measure(
     *,
     name: str,
     purpose: str,
+    base: Path | None = None,
     max_new_tokens: int | None = None,
 ) -> Evaluation:
     """Sample, judge and sum up a model on a set of prompts; everything is stored under `folder`.
@@ -165,7 +168,7 @@ def measure(
         max_new_tokens=max_new_tokens or recipe.sampling.max_new_tokens,
     )
     stage = f"{purpose} of {name}"
-    outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose)
+    outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose, base=base)
     verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
     scores = score_outputs(outputs, verdicts)
     if at.t == 0 or any(output.response is not None for output in outputs):
@@ -274,6 +277,7 @@ def _sample(
     *,
     stage: str,
     purpose: str,
+    base: Path | None = None,
 ) -> list[Output]:
     recipe = at.run.recipe
     by_length = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
@@ -283,7 +287,7 @@ def _sample(
         cut(by_length, recipe.execution.shard_prompts, lambda prompt: prompt.id),
         identify=lambda prompt: prompt.id,
         place=at.place(stage),
-        start=partial(start_engine, recipe, model),
+        start=partial(start_engine, recipe, model, base),
         work=partial(draw_outputs, recipe, at.arm, draws, at.seed(purpose)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,

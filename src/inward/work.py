@@ -6,6 +6,7 @@ Every function here can be sent to another process; none knows of shards. They a
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,14 @@ class Draws:
     max_new_tokens: int
 
 
-def start_engine(recipe: Recipe, model: Path) -> Engine:
+def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
+    """Load the engine of a recipe for a model folder, or for an adapter on `base`."""
     from inward.sampling.transformers_engine import load_engine
 
     prepare(recipe, recipe.execution.workers)
     return load_engine(
         model,
+        base=base,
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
@@ -155,6 +158,8 @@ def prepare(recipe: Recipe, workers: int = 1) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    # peft asks transformers for an attribute that the latter has renamed; nothing a user could act on.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     threads: int = recipe.execution.threads or max(1, _all_threads() // workers)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
