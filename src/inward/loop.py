@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inward import inputs, stages
 from inward.records import Prompt
-from inward.run import Run, at
+from inward.running import inputs, stages
+from inward.running.run import Run, at
 
 
 def run_loop(run: Run) -> None:

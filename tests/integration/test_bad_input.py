@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from inward.rundir import RunDir, locked
+from inward.running.rundir import RunDir, locked
 from tests.integration.test_kill import Forks, write_recipe
 
 MODULE = [sys.executable, "-c", "from inward.cli.main import main; main()"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from inward.benchmark import accuracies
 from inward.records import Constraint, Prompt, Verdict
+from inward.running.benchmark import accuracies
 from tests.build import output
 from tests.integration.test_kill import Forks, write_recipe
 

@@ -9,10 +9,10 @@ import pytest
 
 from inward.config import load_recipe
 from inward.errors import RunChangedError, UsageError
-from inward.execute import Silent
-from inward.inputs import check_markers, draw_prompts, seed_model
-from inward.run import Run
-from inward.rundir import RunDir
+from inward.running.execute import Silent
+from inward.running.inputs import check_markers, draw_prompts, seed_model
+from inward.running.run import Run
+from inward.running.rundir import RunDir
 from inward.thought import ThoughtFormat
 from tests.integration.test_kill import write_recipe
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from inward.records import Output, Pair, Score
-from inward.rundir import RunDir
-from inward.shards import read_stage
+from inward.running.rundir import RunDir
+from inward.running.shards import read_stage
 from tests.integration.test_kill import Forks, contents, write_recipe
 from tests.tiny_reward import tiny_reward_model
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inward.execute import Place, Silent, cut, run_shards
 from inward.records import Constraint, Evaluation, Output, Prompt, Score
-from inward.shards import read_shard, read_stage, write_shard
+from inward.running.execute import Place, Silent, cut, run_shards
+from inward.running.shards import read_shard, read_stage, write_shard
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.floats(allow_nan=False)

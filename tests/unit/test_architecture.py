@@ -42,7 +42,7 @@ def sources(*parts: str) -> Iterator[Path]:
 
 def test_every_folder_is_a_room_or_sees_everything() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    assert folders <= {*ROOMS, "report", "cli"}
+    assert folders <= {*ROOMS, "running", "report", "cli"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -71,9 +71,9 @@ def test_nothing_but_the_command_line_imports_the_report() -> None:
     [
         "from inward.training.train import train",
         "from inward import loop",
-        "import inward.rundir",
+        "import inward.running.rundir",
         "def late():\n    from inward.cli import main",
-        "from inward.shards import read_shard",
+        "from inward.running.shards import read_shard",
     ],
 )
 def test_the_rule_of_the_rooms_finds_what_breaks_it(line: str) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from inward import inputs, stages
 from inward.cli.status import stages as status_rows
 from inward.config import Recipe, parse_recipe
-from inward.costs import read_costs
 from inward.errors import JudgeError, RunChangedError, UsageError
-from inward.execute import Silent
-from inward.run import Run, at
-from inward.rundir import RunDir, open_existing, prepare, stored_recipe
+from inward.running import inputs, stages
+from inward.running.costs import read_costs
+from inward.running.execute import Silent
+from inward.running.run import Run, at
+from inward.running.rundir import RunDir, open_existing, prepare, stored_recipe
 from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
 from inward.training.weights import load_model
 from tests.build import output
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
             stages.validate(here, run.root / "seed", [])
         return
     evaluation = stages.validate(here, run.root / "epoch_01", [])
-    assert evaluation.score is None
+    assert evaluation.score == 0.0
     assert evaluation.unresolved == 1.0
     assert read_costs(run.costs) == []
 

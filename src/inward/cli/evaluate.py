@@ -20,13 +20,13 @@ def evaluate(
 
     Example: inward evaluate runs/demo --prompts ifeval.jsonl --max-new-tokens 512
     """
-    from inward.benchmark import run_benchmark
     from inward.cli import output
     from inward.cli.progress import make_reporter
     from inward.cli.run import INTERRUPTED
-    from inward.costs import compact
-    from inward.run import Run
-    from inward.rundir import command_to_go_on, locked, open_existing
+    from inward.running.benchmark import run_benchmark
+    from inward.running.costs import compact
+    from inward.running.run import Run
+    from inward.running.rundir import command_to_go_on, locked, open_existing
 
     directory, recipe = open_existing(run)
     reporter = make_reporter()

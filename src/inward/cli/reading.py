@@ -8,8 +8,8 @@ from pathlib import Path
 from inward.config import Arm, Recipe
 from inward.errors import UsageError
 from inward.records import Output, Pair, Prompt, Score
-from inward.rundir import RunDir, open_existing
-from inward.shards import read_stage
+from inward.running.rundir import RunDir, open_existing
+from inward.running.shards import read_stage
 from inward.thought import ThoughtFormat
 
 

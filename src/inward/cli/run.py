@@ -27,10 +27,10 @@ def run(
     from inward.cli.progress import make_reporter
     from inward.cli.recipes import find_recipe
     from inward.config import load_recipe
-    from inward.costs import compact
     from inward.loop import run_loop
-    from inward.run import Run
-    from inward.rundir import RunDir, command_to_go_on, locked, prepare
+    from inward.running.costs import compact
+    from inward.running.run import Run
+    from inward.running.rundir import RunDir, command_to_go_on, locked, prepare
 
     path = find_recipe(recipe)
     settings = load_recipe(path, overrides)

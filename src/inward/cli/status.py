@@ -12,8 +12,8 @@ from inward.cli import output
 
 if TYPE_CHECKING:
     from inward.config import Recipe
-    from inward.costs import Cost
-    from inward.rundir import RunDir
+    from inward.running.costs import Cost
+    from inward.running.rundir import RunDir
 
 SHARDED = ("outputs", "verdicts")
 """Stages cut by prompts; prompts, scores, pairs and reference are always one shard."""
@@ -29,7 +29,7 @@ def status(
     Example:
       inward status runs/demo
     """
-    from inward.rundir import open_existing
+    from inward.running.rundir import open_existing
 
     directory, recipe = open_existing(run)
     if as_json:
@@ -43,9 +43,9 @@ def status(
 
 def print_summary(directory: RunDir) -> None:
     """Print what a run has come to so far: scores by arm and iteration, one arm against the other, costs."""
-    from inward.costs import read_costs
-    from inward.rundir import stored_recipe
-    from inward.summary import summary
+    from inward.running.costs import read_costs
+    from inward.running.rundir import stored_recipe
+    from inward.running.summary import summary
 
     recipe, costs = stored_recipe(directory), read_costs(directory.costs)
     found = summary(directory, recipe, costs)
@@ -56,8 +56,8 @@ def print_summary(directory: RunDir) -> None:
 
 def document(directory: RunDir, recipe: Recipe) -> dict[str, Any]:
     """Return what `--json` prints: the state, every stage's shards, and all that `summary.json` holds."""
-    from inward.costs import read_costs
-    from inward.summary import summary
+    from inward.running.costs import read_costs
+    from inward.running.summary import summary
 
     return {
         "run": str(directory.root),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import Recipe
-from inward.costs import Cost, seconds_by_stage
-from inward.rundir import RunDir
+from inward.running.costs import Cost, seconds_by_stage
+from inward.running.rundir import RunDir
 from inward.storage import read_json
 
 FIGURES = (

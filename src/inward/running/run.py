@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inward.config import Recipe
-from inward.execute import Place, Reporter, devices
-from inward.rundir import RunDir
+from inward.running.execute import Place, Reporter, devices
+from inward.running.rundir import RunDir
 
 
 @dataclass(frozen=True, slots=True)

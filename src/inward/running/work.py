@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import Recipe
-from inward.costs import Cost, append_cost, peak_memory
-from inward.execute import Advance, Place, devices
 from inward.records import Output, Prompt, Verdict
+from inward.running.costs import Cost, append_cost, peak_memory
+from inward.running.execute import Advance, Place, devices
 
 if TYPE_CHECKING:
     from inward.sampling.engine import Engine

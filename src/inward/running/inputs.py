@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inward.errors import RunChangedError, UsageError
 from inward.records import Prompt, content_id
-from inward.run import Run
+from inward.running.run import Run
 from inward.storage import read_json, write_json
 from inward.thought import ThoughtFormat
 

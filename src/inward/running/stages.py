@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.costs import read_costs
-from inward.execute import Silent, cut, in_processes, one, run_shards
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
-from inward.run import At, Run, at
-from inward.rundir import RunDir
-from inward.storage import read_json, write_json
-from inward.work import (
+from inward.running.costs import read_costs
+from inward.running.execute import Silent, cut, in_processes, one, run_shards
+from inward.running.run import At, Run, at
+from inward.running.rundir import RunDir
+from inward.running.work import (
     Draws,
     draw_outputs,
     judge_shard,
@@ -29,6 +28,7 @@ from inward.work import (
     start_judge,
     train_model,
 )
+from inward.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from inward.training.examples import Example, ReferenceLogps
@@ -231,7 +231,7 @@ def chosen_evaluation(directory: RunDir, arm: str, t: int) -> Evaluation:
 
 def summarise(run: Run) -> None:
     """Write `summary.json`: what the run came to, for people and programs that want one file."""
-    from inward.summary import summary
+    from inward.running.summary import summary
 
     write_json(run.dir.summary, summary(run.dir, run.recipe, read_costs(run.dir.costs)))
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
-from inward.inputs import seed_model
 from inward.records import Output, Prompt, Verdict, content_id
-from inward.run import Run, at
-from inward.shards import read_stage
-from inward.stages import measure
+from inward.running.inputs import seed_model
+from inward.running.run import Run, at
+from inward.running.shards import read_stage
+from inward.running.stages import measure
 from inward.storage import read_json, write_json
 
 

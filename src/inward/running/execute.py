@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from inward.costs import Cost, append_cost, peak_memory
 from inward.errors import InwardError
-from inward.shards import read_shard, shard_paths, write_shard
+from inward.running.costs import Cost, append_cost, peak_memory
+from inward.running.shards import read_shard, shard_paths, write_shard
 
 T = TypeVar("T")
 R = TypeVar("R")
