@@ -25,9 +25,13 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """The seed model M_0: a folder, a Hub name, or the name of an embedded model (`smollm2`)."""
+    """The seed model M_0: a folder, a Hub name, or the name of an embedded model (`smollm2`).
+
+    `revision` is a Hub model's branch, tag or commit.
+    """
 
     path: str
+    revision: str | None = None
     dtype: Dtype = "auto"
     trust_remote_code: bool = False
 

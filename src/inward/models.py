@@ -89,9 +89,9 @@ def resolve(path: str) -> Path | str:
     return path
 
 
-def local_folder(path: str, *, trust_remote_code: bool = False) -> Path:
+def local_folder(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """Return the folder of any model `resolve` knows, downloading a Hub name's files first (the code among them only if
-    it is trusted).
+    it is trusted), at `revision`: a branch, tag or commit.
 
     Raises UsageError where there is no such model or no way to it.
     """
@@ -102,7 +102,7 @@ def local_folder(path: str, *, trust_remote_code: bool = False) -> Path:
 
     files = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
     try:
-        return Path(snapshot_download(found, allow_patterns=files))
+        return Path(snapshot_download(found, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise missing_model(path, error) from error
 

@@ -147,3 +147,10 @@ def test_damaged_weights_are_one_message(tmp_path: Path) -> None:
     for load in (load_engine, lambda path: load_model(path, torch.float32)):
         with pytest.raises(UsageError, match="causal language model"):
             load(seed)
+
+
+def test_a_templates_own_thinking_mode_is_left_off() -> None:
+    own = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}{{ messages[0]['content'] }}"
+    assert encode_chat(tiny_tokenizer(chat_template=own), [{"role": "user", "content": "x"}]) == (
+        *tiny_tokenizer()("x", add_special_tokens=False).input_ids,
+    )

@@ -27,7 +27,8 @@ def seed_model(run: Run) -> Path:
     """Return the folder of M_0, fetching an embedded model first."""
     from inward.models import local_folder
 
-    return local_folder(run.recipe.model.path, trust_remote_code=run.recipe.model.trust_remote_code)
+    settings = run.recipe.model
+    return local_folder(settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
 
 
 def draw_prompts(run: Run, seed: Path) -> Draw:

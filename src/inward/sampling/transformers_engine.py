@@ -142,7 +142,8 @@ def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        # A template with a thinking mode of its own is told to leave it off: its thoughts would not be ours to hide.
+        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, enable_thinking=False)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UsageError(
