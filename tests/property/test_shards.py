@@ -60,7 +60,7 @@ records = st.one_of(*(st.tuples(st.just(s[0]), st.lists(s[1], max_size=4)) for s
 
 
 @given(records)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_shard_returns_what_was_written(case: tuple[type, list[object]]) -> None:
     record_type, items = case
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def test_cut_keeps_every_item_once_and_groups_together(keys: list[int], size: in
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.sets(st.integers(0, 30)))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_record_is_lost_or_doubled_over_any_shard_size(count: int, size: int, lost: set[int]) -> None:
     """Delete any shards after a first pass: the second pass redoes exactly those, and the records are the same."""
     items = [Prompt(id=str(n), text=f"text {n}", source="test") for n in range(count)]
