@@ -10,6 +10,7 @@ import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -129,6 +130,38 @@ class SamplingSettings(Settings):
     top_k: int = Field(default=256, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
     rows: int = Field(default=128, gt=0)
+
+
+class EndpointSettings(Settings):
+    """A model behind an OpenAI-compatible server: `base_url` is what its `/chat/completions` is appended to (`.../v1`).
+
+    `key_env` names the environment variable that holds the key; the key itself stands nowhere. `retries` are those of one
+    request, after the first try; `timeout_s` is for the whole of a try. Prices are per million tokens, read and written.
+    """
+
+    base_url: str
+    model: str
+    key_env: str | None = None
+    concurrency: int = Field(default=16, gt=0)
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    retries: int = Field(default=6, ge=0)
+    price_in: float = Field(default=0.0, ge=0.0)
+    price_out: float = Field(default=0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        try:
+            url = urlsplit(self.base_url)
+            _ = url.port  # checked when it is read
+        except ValueError as error:
+            raise ValueError(f"endpoint.base_url is no address: {error}") from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("endpoint.base_url must begin with http:// or https:// and a host")
+        if "@" in url.netloc or url.query or url.fragment:
+            raise ValueError("endpoint.base_url holds more than scheme, host and path: a key belongs into endpoint.key_env")
+        if self.key_env is not None and not self.key_env.isidentifier():
+            raise ValueError("endpoint.key_env must be the name of an environment variable, never the key itself")
+        return self
 
 
 class VerifiableJudge(Settings):
