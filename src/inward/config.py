@@ -186,9 +186,15 @@ JudgeSettings = Annotated[VerifiableJudge | RewardModelJudge, Field(discriminato
 
 
 class PairingSettings(Settings):
-    """Scores to pairs. `rho` is the length control; `format_errors` the largest share of pairs with a malformed reject."""
+    """Scores to pairs. `rho` is the length control; `format_errors` the largest share of pairs with a malformed reject.
 
-    rho: float = Field(default=0.0, ge=0.0, le=0.5)
+    `rho` is a number from 0 to 0.5, or "auto": the smallest of 0, 0.01, ... `rho_max` with which the chosen responses are on
+    average no longer than the rejected ones. Lengths are in characters. `thought_weight` is the same control of thoughts.
+    """
+
+    rho: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.0
+    rho_max: float = Field(default=0.5, gt=0.0, le=0.5)
+    thought_weight: float = Field(default=0.0, ge=0.0)
     format_errors: float = Field(default=0.1, ge=0.0, le=1.0)
     min_gap: float = Field(default=0.0, ge=0.0)
 
