@@ -19,6 +19,7 @@ from inward.thought import BUILT_IN, ThoughtFormat, Turn
 
 Arm = Literal["thinking", "direct"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+VerdictForm = Literal["ab", "abc", "arena"]
 
 
 class Settings(BaseModel):
@@ -182,7 +183,38 @@ class RewardModelJudge(Settings):
     batch_tokens: int = Field(default=16384, gt=0)
 
 
-JudgeSettings = Annotated[VerifiableJudge | RewardModelJudge, Field(discriminator="kind")]
+class PairwiseJudge(Settings):
+    """A language model that compares two responses: the model at `path` in this process, or one behind `endpoint`.
+
+    Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
+    or only what it takes to know best and worst at `confidence`. `form` offers two verdicts, a tie too, or Arena-Hard's five
+    levels; an answer longer than `max_tokens` is an error. `turn` says where the judge's task stands, for models without a
+    system turn; `rows` answers are drawn side by side. Such scores compare responses to one prompt from one model only, so
+    `validation.judge` must name another judge.
+    """
+
+    kind: Literal["pairwise"]
+    path: str | None = None
+    endpoint: EndpointSettings | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+    rows: int = Field(default=32, gt=0)
+    form: VerdictForm = "ab"
+    turn: Turn = "system"
+    max_tokens: int = Field(default=2048, gt=0)
+    scheme: Literal["adaptive", "full"] = "adaptive"
+    confidence: float = Field(default=0.87, gt=0.0, lt=1.0)
+    prior: float = Field(default=0.1, gt=0.0)
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.path is None) == (self.endpoint is None):
+            raise ValueError("judge.kind = 'pairwise' needs exactly one of judge.path (a model here) and judge.endpoint")
+        return self
+
+
+PointwiseJudge = Annotated[VerifiableJudge | RewardModelJudge, Field(discriminator="kind")]
+JudgeSettings = Annotated[VerifiableJudge | RewardModelJudge | PairwiseJudge, Field(discriminator="kind")]
 
 
 class PairingSettings(Settings):
@@ -237,8 +269,12 @@ class TrainingSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """How models are compared: fresh samples per prompt, a format error sampled again up to `tries` times in all."""
+    """How models are compared: fresh samples per prompt, a format error sampled again up to `tries` times in all.
 
+    `judge` is the recipe's own unless set. It must score on one scale for all models, so it cannot be a pairwise one.
+    """
+
+    judge: PointwiseJudge | None = None
     samples: int = Field(default=1, gt=0)
     tries: int = Field(default=3, gt=0)
     temperature: float = Field(default=0.8, gt=0.0)
@@ -284,7 +320,19 @@ class Recipe(Settings):
                 f"thought.scaffold.budget ({scaffold.budget}) leaves no room for a response: "
                 f"it must be below sampling.max_new_tokens ({self.sampling.max_new_tokens})"
             )
+        if isinstance(self.judge, PairwiseJudge) and self.validation.judge is None:
+            raise ValueError(
+                "judge.kind = 'pairwise' needs validation.judge: battles rank the responses to one prompt and put no two "
+                "models on one scale, so checkpoints are compared by a verifiable judge or a reward model. Set validation.judge.kind"
+            )
         return self
+
+    @property
+    def validation_judge(self) -> VerifiableJudge | RewardModelJudge:
+        """The judge that models are compared by."""
+        found = self.validation.judge or self.judge
+        assert not isinstance(found, PairwiseJudge), "refused when the recipe was read"
+        return found
 
     def thought_format(self, arm: Arm) -> ThoughtFormat:
         return self.thought.resolve() if arm == "thinking" else BUILT_IN["direct"]
