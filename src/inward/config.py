@@ -323,7 +323,7 @@ class Recipe(Settings):
         if isinstance(self.judge, PairwiseJudge) and self.validation.judge is None:
             raise ValueError(
                 "judge.kind = 'pairwise' needs validation.judge: battles rank the responses to one prompt and put no two "
-                "models on one scale, so checkpoints are compared by a verifiable judge or a reward model. Set validation.judge.kind"
+                "models on one scale. Set validation.judge to a verifiable judge or a reward model, to compare checkpoints by"
             )
         return self
 
