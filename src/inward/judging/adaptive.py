@@ -10,8 +10,8 @@ round, a ring, each response fights once from either position. From then on, eve
 2. The group is finished when, at the top as at the bottom, the sum of L_j over all j is at most (1 - confidence) of the gap
    between best and worst. A sum counts overlapping losses twice, so the true share is smaller. `limit` ends it in any case.
 3. Else the battle is asked that takes most off the sum of L_j: dL_j / d(d_j^2) = phi(z_j) / (2 d_j), and a battle x whose
-   result has variance v takes v (x'C c_j)^2 / (1 + v x'C x) off d_j^2 = c_j'C c_j (C the covariance: one Kalman step). Since
-   the bias is among the unknowns, this balances the positions by itself.
+   result has variance v takes v (x'C c_j)^2 / (1 + v x'C x) off d_j^2 = c_j'C c_j (C the covariance: one Kalman step).
+   Of its two orders that one is asked in which the response stands first that did so less often.
 
 G groups, K responses, D = K + 1 unknowns. Groups do not influence each other, so batches may be cut in any way.
 """
@@ -27,7 +27,7 @@ from inward.judging.bradley_terry import PRIOR, Floats, Posterior, posterior, si
 from inward.judging.schemes import Battles, Bools, Ints, Known, Scheme, indices, no_battles
 
 CONFIDENCE = 0.87
-LIMIT = 4.5
+LIMIT = 4.0
 
 
 def adaptive(
@@ -67,9 +67,18 @@ def _next(known: Known, believed: Posterior, left_G: Ints, rho: float, confidenc
             asks_G = np.flatnonzero((share_G > 1 - confidence) & (left_G > 0) & ~taken_GKK.all(axis=(1, 2)))
             gain_GKK[taken_GKK] = -np.inf
             first, second = np.unravel_index(gain_GKK.reshape(len(gain_GKK), -1).argmax(axis=1), gain_GKK.shape[1:])
-            taken_GKK[asks_G, first[asks_G], second[asks_G]] = True
+            first, second = _turned(taken_GKK[asks_G], first[asks_G], second[asks_G])
+            taken_GKK[asks_G, first, second] = True
             left_G[asks_G] -= 1
     return taken_GKK & ~known.asked_GKK
+
+
+def _turned(taken_GKK: Bools, first_G: Ints, second_G: Ints) -> tuple[Ints, Ints]:
+    """Return the battles with the response first that stood first less often, where that order is still to be asked."""
+    at = np.arange(len(first_G))
+    lean_GK = taken_GKK.sum(axis=2) - taken_GKK.sum(axis=1)
+    turn_G = (lean_GK[at, first_G] > lean_GK[at, second_G]) & ~taken_GKK[at, second_G, first_G]
+    return np.where(turn_G, second_G, first_G), np.where(turn_G, first_G, second_G)
 
 
 def _losses(known: Known, believed: Posterior, rho: float, sign: float) -> tuple[Ints, Floats, Floats]:

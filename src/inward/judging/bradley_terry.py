@@ -7,8 +7,8 @@ battle in which it stood first, -1 where n won, 0 for a tie and NaN for an error
 
 Where we deviate from the paper (Wu et al. 2024, arXiv 2410.10630): it has no prior, so that a response which never lost has
 no finite value. Ours is normal with mean 0 and variance 1 / prior. As prior -> 0 the strengths go to the paper's, centred
-to sum to zero; where the paper's are infinite, ours grow without end. A full tournament without
-ties or errors has the same order under every prior.
+to sum to zero; where the paper's are infinite, ours grow without end. A full tournament without ties or errors has the same
+order under every prior. `PRIOR` was chosen on simulated judges (benchmarks/judging.py), where 0.1 stops too early.
 
 `posterior` fits, beside the strengths, the judge's taste for what stands first, which sparse battles cannot cancel:
 P(m wins when it stands first) = sigmoid(e_m - e_n + bias). Its covariance is Laplace's: the inverse Hessian at the mode.
