@@ -28,6 +28,7 @@ from inward.judging.schemes import Battles, Bools, Ints, Known, Scheme, indices,
 
 CONFIDENCE = 0.87
 LIMIT = 4.0
+TIE = 1e-7
 
 
 def adaptive(
@@ -66,11 +67,18 @@ def _next(known: Known, believed: Posterior, left_G: Ints, rho: float, confidenc
         for _ in range(at_once):
             asks_G = np.flatnonzero((share_G > 1 - confidence) & (left_G > 0) & ~taken_GKK.all(axis=(1, 2)))
             gain_GKK[taken_GKK] = -np.inf
-            first, second = np.unravel_index(gain_GKK.reshape(len(gain_GKK), -1).argmax(axis=1), gain_GKK.shape[1:])
+            first, second = np.unravel_index(_largest(gain_GKK.reshape(len(gain_GKK), -1)), gain_GKK.shape[1:])
             first, second = _turned(taken_GKK[asks_G], first[asks_G], second[asks_G])
             taken_GKK[asks_G, first, second] = True
             left_G[asks_G] -= 1
     return taken_GKK & ~known.asked_GKK
+
+
+def _largest(values_GN: Floats) -> Ints:
+    """Return where each row first reaches its maximum, up to rounding: how a group is padded must not settle a tie."""
+    top_G1 = values_GN.max(axis=1, keepdims=True)
+    tolerance_G1 = TIE * np.where(np.isfinite(top_G1), np.abs(top_G1), 0.0)
+    return np.asarray((values_GN >= top_G1 - tolerance_G1).argmax(axis=1), dtype=np.intp)
 
 
 def _turned(taken_GKK: Bools, first_G: Ints, second_G: Ints) -> tuple[Ints, Ints]:
@@ -85,7 +93,7 @@ def _losses(known: Known, believed: Posterior, rho: float, sign: float) -> tuple
     """Return the leader i (the last one for sign -1), the slope of L_j in d_j^2, and the sum of L_j as a share of the gap."""
     s_GK = sign * controlled(believed.e_GK, known.lengths_GK, known.copies_GK, rho)
     at, (_, std_G1) = np.arange(len(s_GK)), _normalise(believed.e_GK, known.copies_GK)
-    lead_G = np.nanargmax(s_GK, axis=1)
+    lead_G = _largest(np.where(known.present_GK, s_GK, -np.inf))
     lead_GK = (s_GK[at, lead_G, None] - s_GK) * np.where(std_G1 > 0, std_G1, 1.0)
     covariance = believed.covariance_GDD
     variance_GK = np.diagonal(covariance, axis1=1, axis2=2)[:, :-1]
@@ -131,7 +139,8 @@ def _normalise(values_GK: Floats, copies_GK: Ints) -> tuple[Floats, Floats]:
     total_G1 = np.maximum(copies_GK.sum(axis=1, keepdims=True), 1)
     centred_GK = values_GK - (values_GK * copies_GK).sum(axis=1, keepdims=True) / total_G1
     std_G1 = np.sqrt((centred_GK**2 * copies_GK).sum(axis=1, keepdims=True) / total_G1)
-    return centred_GK / np.where(std_G1 > 0, std_G1, 1.0), std_G1
+    spread_G1 = std_G1 > TIE  # below that, strengths differ by rounding alone
+    return np.where(spread_G1, centred_GK / np.where(spread_G1, std_G1, 1.0), 0.0), std_G1 * spread_G1
 
 
 def _ring(present_GK: Bools, left_G: Ints) -> Battles:

@@ -96,7 +96,7 @@ def swiss(rounds: int) -> Scheme:
     def scheme(known: Known) -> Battles:
         if known.round >= rounds:
             return no_battles()
-        standing_GK = strengths(battle_matrix(known.results_GKK))
+        standing_GK = strengths(battle_matrix(known.results_GKK)).round(7)  # so that padding settles no tie
         order_GK = np.argsort(np.where(known.present_GK, -standing_GK, np.inf), axis=1, kind="stable")
         counts_G = known.present_GK.sum(axis=1)
         return _collect(
