@@ -204,7 +204,7 @@ class PairwiseJudge(Settings):
     max_tokens: int = Field(default=2048, gt=0)
     scheme: Literal["adaptive", "full"] = "adaptive"
     confidence: float = Field(default=0.87, gt=0.0, lt=1.0)
-    prior: float = Field(default=0.1, gt=0.0)
+    prior: float = Field(default=0.4, gt=0.0)
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
