@@ -11,11 +11,15 @@ import pytest
 
 from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
 from inward.judging import make_judge
+from inward.judging.battles import Pairwise
 from inward.judging.judge import Group, Judge, Ruling
+from inward.judging.pairwise import LLMComparer
+from inward.judging.schemes import full
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.records import Constraint, Prompt
 from tests.build import output
+from tests.scripted_chat import ScriptedChat
 from tests.tiny_reward import tiny_reward_model
 
 PROMPTS = [
@@ -30,6 +34,10 @@ PROMPTS = [
 ]
 RESPONSES = ("It is 42.", "The answer is 41, I think.", "42", "A fen is a wetland, fed by ground water.", "\N{SNOWMAN} <think>")
 GROUPS = [Group(prompt=prompt, responses=RESPONSES) for prompt in PROMPTS]
+
+
+def pairwise(_: Path) -> Judge:
+    return Pairwise(comparer=LLMComparer(chat=ScriptedChat(failure_rate=0.3)), scheme=full, scheme_name="full")
 
 
 def scripted(_: Path) -> Judge:
@@ -59,16 +67,32 @@ def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return JUDGES[request.param](tmp_path_factory.mktemp("judge"))
 
 
-def by_text(group: Group, rulings: list[Ruling]) -> dict[str, tuple[float | None, str | None]]:
+@pytest.fixture(scope="module", params=[*JUDGES, "pairwise"])
+def any_judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """Those of a response each, and those of battles, which promise nothing for a response alone."""
+    if request.param.startswith("verifiable"):
+        pytest.importorskip("if_verifiable", reason="the extra `verifiable` is not installed")
+    return {**JUDGES, "pairwise": pairwise}[request.param](tmp_path_factory.mktemp("judge"))
+
+
+def by_text(group: Group, rulings: list[Ruling]) -> dict[tuple[str, str | None], tuple[float | None, str | None]]:
     return {
-        group.responses[ruling.first]: (None if ruling.value is None else round(ruling.value, 4), ruling.unscored)
+        (group.responses[ruling.first], None if ruling.second is None else group.responses[ruling.second]): (
+            None if ruling.value is None else round(ruling.value, 4),
+            ruling.unscored,
+        )
         for ruling in rulings
     }
 
 
-def test_every_response_is_ruled_on_with_a_finite_value_or_a_reason(judge: Judge) -> None:
-    rulings = judge.judge(GROUPS)
-    assert [sorted(ruling.first for ruling in group) for group in rulings] == [list(range(len(RESPONSES)))] * len(GROUPS)
+def places(rulings: list[Ruling]) -> set[int]:
+    return {place for ruling in rulings for place in (ruling.first, ruling.second) if place is not None}
+
+
+def test_every_response_is_ruled_on_with_a_finite_value_or_a_reason(any_judge: Judge) -> None:
+    rulings = any_judge.judge(GROUPS)
+    assert [places(group) for group in rulings] == [set(range(len(RESPONSES)))] * len(GROUPS)
+    assert all(len({(ruling.first, ruling.second) for ruling in group}) == len(group) for group in rulings)
     for ruling in (ruling for group in rulings for ruling in group):
         assert (ruling.value is None) == bool(ruling.unscored)
         assert ruling.value is None or math.isfinite(ruling.value)
@@ -76,14 +100,18 @@ def test_every_response_is_ruled_on_with_a_finite_value_or_a_reason(judge: Judge
     assert any(ruling.value is not None for group in rulings for ruling in group)
 
 
-def test_order_and_company_change_no_ruling(judge: Judge) -> None:
-    expected = [by_text(group, ruled) for group, ruled in zip(GROUPS, judge.judge(GROUPS), strict=True)]
+def test_order_changes_no_ruling(any_judge: Judge) -> None:
+    expected = [by_text(group, ruled) for group, ruled in zip(GROUPS, any_judge.judge(GROUPS), strict=True)]
     turned = [Group(prompt=group.prompt, responses=group.responses[::-1]) for group in GROUPS[::-1]]
-    assert [by_text(group, ruled) for group, ruled in zip(turned, judge.judge(turned), strict=True)][::-1] == expected
+    assert [by_text(group, ruled) for group, ruled in zip(turned, any_judge.judge(turned), strict=True)][::-1] == expected
+
+
+def test_company_changes_no_ruling(judge: Judge) -> None:
+    expected = [by_text(group, ruled) for group, ruled in zip(GROUPS, judge.judge(GROUPS), strict=True)]
     for group, whole in zip(GROUPS, expected, strict=True):
         for text in group.responses:
             alone = Group(prompt=group.prompt, responses=(text,))
-            assert by_text(alone, judge.judge([alone])[0]) == {text: whole[text]}
+            assert by_text(alone, judge.judge([alone])[0]) == {(text, None): whole[text, None]}
 
 
 def test_the_same_text_has_the_same_score(judge: Judge) -> None:
@@ -92,15 +120,18 @@ def test_the_same_text_has_the_same_score(judge: Judge) -> None:
     assert (first.value, first.unscored, first.detail) == (last.value, last.unscored, last.detail)
 
 
-def test_thoughts_change_neither_verdicts_nor_scores(judge: Judge) -> None:
+def test_thoughts_change_neither_verdicts_nor_scores(any_judge: Judge) -> None:
+    """fairseq2's online branch sends the raw text to its judge, thoughts included."""
+
     def judged(thought: str) -> list[tuple[float | None, str | None, str]]:
         outputs = [
             output(f"{prompt.id}-{i}", prompt.id, response, thought=thought)
             for prompt in PROMPTS
             for i, response in enumerate((*RESPONSES, None))
         ]
-        verdicts = judge_outputs(PROMPTS, outputs, judge)
-        assert len(verdicts) == len(PROMPTS) * len(RESPONSES)
+        verdicts = judge_outputs(PROMPTS, outputs, any_judge)
+        named = {id_ for verdict in verdicts for id_ in (verdict.first, verdict.second) if id_}
+        assert len(named) == len(PROMPTS) * len(RESPONSES)
         assert thought not in repr(verdicts)
         assert len(score_outputs(outputs, verdicts)) == len(outputs)
         return [(verdict.value, verdict.unscored, verdict.detail) for verdict in verdicts]
@@ -108,6 +139,6 @@ def test_thoughts_change_neither_verdicts_nor_scores(judge: Judge) -> None:
     assert judged("thought one: 42") == judged("thought two, with a comma")
 
 
-def test_no_groups_give_no_rulings_and_the_name_says_who_judged(judge: Judge) -> None:
-    assert judge.judge([]) == []
-    assert judge.name.strip()
+def test_no_groups_give_no_rulings_and_the_name_says_who_judged(any_judge: Judge) -> None:
+    assert any_judge.judge([]) == []
+    assert any_judge.name.strip()

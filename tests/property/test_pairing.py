@@ -8,10 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import assume, given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from inward.config import PairingSettings
-from inward.pairing.pair import Pairing, normalise, pair_outputs
+from inward.pairing.pair import Pairing, normalise, pair_outputs, rho_grid
 from inward.records import Output, Score
 from tests.build import output, score
 
@@ -52,7 +53,9 @@ def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, 
 
 SETTINGS = st.builds(
     PairingSettings,
-    rho=st.sampled_from([0.0, 0.1, 0.5]),
+    rho=st.sampled_from([0.0, 0.1, 0.5, "auto"]),
+    rho_max=st.sampled_from([0.03, 0.055]),  # few steps, so that "auto" is quick
+    thought_weight=st.sampled_from([0.0, 0.3]),
     format_errors=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
     min_gap=st.sampled_from([0.0, 0.4]),
 )
@@ -164,3 +167,32 @@ def test_the_whole_share_lets_every_prompt_with_something_to_choose_and_reject_p
     }
     assume(usable)
     assert {pair.prompt_id for pair in pairing.pairs if pair.kind == "format_error"} == usable
+
+
+@settings_of_hypothesis(max_examples=60)
+@given(
+    stages(st.integers(0, 9).map(float)),
+    st.sampled_from([0.02, 0.2, 0.5]),
+    st.sampled_from([0.0, 0.3]),
+    st.sampled_from([0.0, 3.0]),
+    st.randoms(use_true_random=False),
+)
+def test_auto_is_the_smallest_rho_of_the_grid_that_keeps_the_rule(stage, rho_max, format_errors, min_gap, random) -> None:
+    def excess(pairing: Pairing) -> float | None:
+        """How much longer the chosen responses are on average than the rejected ones, or None without a scored pair."""
+        length = {o.id: len(o.response or "") for o in stage.outputs}
+        scored = [pair for pair in pairing.pairs if pair.kind == "scored"]
+        return sum(length[p.chosen_id] - length[p.rejected_id] for p in scored) / len(scored) if scored else None
+
+    def at(rho: float | str) -> Pairing:
+        return run(stage, PairingSettings(rho=rho, rho_max=rho_max, format_errors=format_errors, min_gap=min_gap))
+
+    auto = at("auto")
+    tried = {rho: excess(at(rho)) for rho in rho_grid(rho_max)}
+    keeping = [rho for rho, longer in tried.items() if longer is not None and longer <= 0]
+    scoring = [rho for rho, longer in tried.items() if longer is not None]
+    assert auto.rho == (keeping[0] if keeping else scoring[-1] if scoring else 0.0)
+    assert (auto.pairs, auto.skipped, auto.inverted) == ((fixed := at(auto.rho)).pairs, fixed.skipped, fixed.inverted)
+    random.shuffle(stage.outputs)
+    random.shuffle(stage.scores)
+    assert at("auto") == auto

@@ -97,7 +97,11 @@ def test_a_value_that_is_not_finite_is_no_score(value: float) -> None:
         lambda first: Ruling(first=0, value=1.0),  # twice the first, never the second
         lambda first: Ruling(first=first),  # neither a value nor a reason
         lambda first: Ruling(first=first, value=1.0, unscored="both"),
-        lambda first: Ruling(first=first, second=1 - first, value=1.0),  # a battle
+        lambda first: Ruling(first=first, second=first, value=1.0),  # a battle against itself
+        lambda first: Ruling(first=0, second=1, value=1.0),  # the same battle twice
+        lambda first: Ruling(first=first, second=1 - first if first else None, value=1.0),  # a score among battles
+        lambda first: Ruling(first=first, second=1 - first, value=0.5),  # half a win
+        lambda first: Ruling(first=first, second=2, value=1.0),  # against nobody
     ],
 )
 def test_a_judge_that_breaks_the_protocol_is_caught(rule: Callable[[int], Ruling]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from inward.config import PairingSettings
-from inward.pairing.pair import Pairing, describe, pair_outputs
+from inward.pairing.pair import Pairing, describe, pair_outputs, rho_grid
 from inward.records import Output
 from tests.build import output, score
 
 
-def paired(rows: list[tuple[Output, float | None]], *, seed: int = 0, **settings: float) -> Pairing:
+def paired(rows: list[tuple[Output, float | None]], *, seed: int = 0, **settings: Any) -> Pairing:
     scores = [score(made, value) for made, value in rows]
     return pair_outputs([made for made, _ in rows], scores, PairingSettings(**settings), seed=seed)
 
@@ -106,5 +108,74 @@ def test_describe_gives_the_lengths_that_rho_is_tuned_by() -> None:
         "skipped": {"fewer than two scored": 1},
         "chosen_length": 30.0,
         "rejected_length": 10.0,
+        "rho": 0.0,
+        "rho_auto": False,
+        "length_rule": False,
     }
     assert describe(paired(rows[2:]), [rows[2][0]])["chosen_length"] is None
+
+
+def three(best: int, middle: int, worst: int, prompt_id: str = "p") -> list[tuple[Output, float | None]]:
+    """Return outputs with responses of these lengths and scores of 1, 0.9 and 0: N(score) of 0.82, 0.6 and -1.41."""
+    lengths = {"best": best, "middle": middle, "worst": worst}
+    rows = zip(lengths.items(), (1.0, 0.9, 0.0), strict=True)
+    return [(output(f"{prompt_id}-{name}", prompt_id, name[0] * length), value) for (name, length), value in rows]
+
+
+def test_auto_takes_no_more_length_control_than_the_rule_needs() -> None:
+    rows = three(best=100, middle=10, worst=55)  # N(length) of 1.22, -1.22 and 0: the two change places from 0.0907 on
+    pairing = paired(rows, rho="auto")
+    assert (pairing.rho, pairing.pairs[0].chosen_id) == (0.1, "p-middle")
+    assert pairing.pairs == paired(rows, rho=0.1).pairs
+    assert describe(pairing, [made for made, _ in rows])["length_rule"] is True
+    assert paired(rows, rho=0.09).pairs[0].chosen_id == "p-best"
+
+
+def test_auto_weighs_all_prompts_together() -> None:
+    long, short = three(best=100, middle=10, worst=55), three(best=10, middle=20, worst=56, prompt_id="q")
+    assert paired(long + short, rho="auto").rho == 0.0  # 45 too long and 46 too short: the mean is what counts
+
+
+def test_auto_needs_no_control_where_chosen_responses_are_as_long_as_rejected_ones() -> None:
+    assert paired(three(best=30, middle=99, worst=30), rho="auto").rho == 0.0
+
+
+def test_where_no_rho_is_large_enough_the_largest_is_taken_and_it_is_said() -> None:
+    rows = three(best=100, middle=90, worst=10)
+    pairing = paired(rows, rho="auto", rho_max=0.333)
+    found = describe(pairing, [made for made, _ in rows])
+    assert (found["rho"], found["rho_auto"], found["length_rule"]) == (0.333, True, False)
+
+
+def test_auto_takes_no_rho_that_leaves_nothing_to_learn_from() -> None:
+    rows = [(output("long", response="x" * 999), 1.3)]
+    rows += [(output(f"o{n}", response="x" * (10 + n)), value) for n, value in enumerate([1.0] * 8 + [0.0] * 8)]
+    assert paired(rows, rho=0.5, min_gap=1.15).pairs == []  # the others differ by 1 only
+    pairing = paired(rows, rho="auto", min_gap=1.15)
+    assert 0 < pairing.rho < 0.5
+    assert pairing.pairs[0].chosen_id == "long"
+
+
+def test_no_pair_at_all_is_no_reason_for_any_length_control() -> None:
+    pairing = paired([(output("only"), 1.0)], rho="auto")
+    assert (pairing.pairs, pairing.rho) == ([], 0.0)
+    assert describe(pairing, [])["length_rule"] is None
+
+
+def test_the_grid_ends_at_the_largest_rho_and_repeats_none() -> None:
+    assert rho_grid(0.5) == [n / 100 for n in range(51)]
+    assert rho_grid(0.025) == [0.0, 0.01, 0.02, 0.025]
+    assert rho_grid(0.29)[-2:] == [0.28, 0.29]
+    assert rho_grid(0.001) == [0.0, 0.001]
+
+
+def test_a_thought_pays_for_its_length_where_it_has_a_weight() -> None:
+    rows = [
+        (output("wordy", response="x" * 10, thought="t" * 900), 1.0),
+        (output("terse", response="y" * 10, thought="t" * 9), 0.9),
+        (output("bad", response="z" * 10, thought="t" * 450), 0.0),
+    ]
+    assert paired(rows, rho=0.5).pairs[0].chosen_id == "wordy"  # what is said of responses alone
+    assert paired(rows, thought_weight=0.5).pairs[0].chosen_id == "terse"
+    bare = [(output(made.id, response=made.response), value) for made, value in rows]
+    assert paired(bare, thought_weight=9.0).pairs == paired(bare).pairs

@@ -25,18 +25,19 @@ def document() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _tables(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    yield path, model
+def _tables(model: type[BaseModel], path: str, chosen: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield a title and a class for each table. `chosen` says which kind or class of a table, or of one around it, it is."""
+    yield f"[{path}]{chosen}" if path else "", model
     for name, field in model.model_fields.items():
-        inner = _models(field.annotation)
+        inner, at = _models(field.annotation), f"{path}.{name}".lstrip(".")
         for found in inner:
             kind = found.model_fields.get("kind")
-            label = f"[{path}.{name}]".replace("[.", "[").replace("[[", "[").replace("].", ".")
+            here = chosen.replace("with kind", f"with {path}.kind")
             if kind is not None:
-                label += f" with kind = {json.dumps(typing.get_args(kind.annotation)[0])}"
+                here = f" with kind = {json.dumps(typing.get_args(kind.annotation)[0])}"
             elif len(inner) > 1:
-                label += f" ({found.__name__})"
-            yield from _tables(found, label)
+                here = f" ({found.__name__})"
+            yield from _tables(found, at, here)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,13 +1,14 @@
-"""The judging stage: outputs to verdicts, verdicts to scores (METHOD.md step 3, the pointwise kind of judge).
+"""The judging stage: outputs to verdicts, verdicts to scores (METHOD.md step 3, both kinds of judge).
 
-Only responses reach the judge, each different text of a prompt once. What has no score says why: a format error, the
-judge's own reason, or a value that is not a finite number.
+Only responses reach the judge, each different text of a prompt once. A pointwise verdict is repeated for every copy of a
+text; a battle names one output for each of its two texts, that of the smallest id, and serves all copies (`battles`). What has
+no score says why: a format error, the judge's own reason, or a value that is not a finite number.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from inward.errors import JudgeError
@@ -18,39 +19,56 @@ FORMAT_ERROR = "format error: "
 
 
 def judge_outputs(prompts: Sequence[Prompt], outputs: Sequence[Output], judge: Judge) -> list[Verdict]:
-    """Return one verdict for every output with a response, in the order of the outputs.
+    """Return the verdicts, prompt by prompt: one an output with a response from a pointwise judge, else one a battle.
 
     The judge meets prompts in the order given and the different responses of a prompt in sorted order, so that no verdict
-    can depend on the order of the outputs; equal responses share what was said of them.
+    can depend on the order of the outputs. Verdicts on a prompt come in the order of its outputs, battles as the judge gave
+    them. A response that a pairwise judge had nothing to compare with has one verdict that says so.
     """
     prompt_of = {prompt.id: prompt for prompt in prompts}
     assert len(prompt_of) == len(prompts), "two prompts have the same id"
-    texts: dict[str, set[str]] = {}
+    copies: dict[str, dict[str, list[Output]]] = {}
     for output in outputs:
         assert output.prompt_id in prompt_of, f"output {output.id} is of no prompt in this stage"
         if output.response is not None:
-            texts.setdefault(output.prompt_id, set()).add(output.response)
-    groups = [Group(prompt=p, responses=tuple(sorted(texts[p.id]))) for p in prompts if p.id in texts]
+            copies.setdefault(output.prompt_id, {}).setdefault(output.response, []).append(output)
+    groups = [Group(prompt=p, responses=tuple(sorted(copies[p.id]))) for p in prompts if p.id in copies]
     rulings = judge.judge(groups)
     assert len(rulings) == len(groups), f"judge {judge.name} answered {len(rulings)} of {len(groups)} groups"
-    said = {
-        (group.prompt.id, text): ruling
-        for group, ruled in zip(groups, rulings, strict=True)
-        for text, ruling in _by_text(group, ruled, judge.name).items()
-    }
+    pointwise: dict[str, Verdict] = {}
+    battles: list[Verdict] = []
+    for group, ruled in zip(groups, rulings, strict=True):
+        outputs_of = [copies[group.prompt.id][text] for text in group.responses]
+        _check_rulings(group, ruled, judge.name)
+        if any(ruling.second is not None for ruling in ruled):
+            battles += [_battle(ruling, outputs_of, judge.name) for ruling in ruled]
+        else:
+            pointwise |= {o.id: _verdict(o, ruling, judge.name) for ruling in ruled for o in outputs_of[ruling.first]}
+    return [pointwise[output.id] for output in outputs if output.id in pointwise] + battles
+
+
+def score_outputs(outputs: Sequence[Output], verdicts: Sequence[Verdict], *, prior: float | None = None) -> list[Score]:
+    """Return one score for every output, in the order of the outputs: its verdict's value, or its strength in battle.
+
+    `prior` is that of the strengths, which only battles need.
+    """
+    from inward.judging.battles import strengths_of_prompts
+
+    of_prompt: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        of_prompt[verdict.prompt_id].append(verdict)
+    fought = {prompt for prompt, group in of_prompt.items() if any(verdict.second is not None for verdict in group)}
+    strengths = strengths_of_prompts([verdict for prompt in sorted(fought) for verdict in of_prompt[prompt]], prior)
+    single = [verdict for verdict in verdicts if verdict.prompt_id not in fought]
+    verdict_of = {verdict.first: verdict for verdict in single}
+    assert len(verdict_of) == len(single), "an output has two verdicts"
+    named = _named(outputs)
     return [
-        _verdict(output, said[output.prompt_id, output.response], judge.name)
+        _score(output, strengths[named[output.id]])
+        if output.prompt_id in fought and output.response is not None
+        else _score(output, _settled(verdict_of.get(output.id)))
         for output in outputs
-        if output.response is not None
     ]
-
-
-def score_outputs(outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
-    """Return one score for every output, in the order of the outputs. Takes pointwise verdicts only."""
-    verdict_of = {verdict.first: verdict for verdict in verdicts}
-    assert len(verdict_of) == len(verdicts), "an output has two verdicts"
-    assert all(verdict.second is None for verdict in verdicts), "battles do not score an output by themselves"
-    return [_score(output, verdict_of.get(output.id)) for output in outputs]
 
 
 def require_some_scores(scores: Sequence[Score]) -> None:
@@ -69,11 +87,45 @@ def require_some_scores(scores: Sequence[Score]) -> None:
     raise JudgeError("\n".join([f"none of {len(scores)} outputs was scored:", *lines, advice]))
 
 
-def _by_text(group: Group, rulings: Sequence[Ruling], name: str) -> dict[str, Ruling]:
-    assert all(ruling.second is None for ruling in rulings), f"judge {name} gave a battle to a pointwise stage"
-    ruled = sorted(ruling.first for ruling in rulings)
-    assert ruled == list(range(len(group.responses))), f"judge {name} did not rule once on each response of {group.prompt.id}"
-    return {group.responses[ruling.first]: ruling for ruling in rulings}
+def _named(outputs: Sequence[Output]) -> dict[str, str]:
+    """Return for every output with a response the one whose id battles name in its stead: the smallest among its copies."""
+    smallest: dict[tuple[str, str], str] = {}
+    for output in outputs:
+        if output.response is not None:
+            text = (output.prompt_id, output.response)
+            smallest[text] = min(smallest.get(text, output.id), output.id)
+    return {o.id: smallest[o.prompt_id, o.response] for o in outputs if o.response is not None}
+
+
+def _check_rulings(group: Group, rulings: Sequence[Ruling], name: str) -> None:
+    """Hold a judge to its protocol: one ruling a response, or battles, each between two responses and none fought twice."""
+    places = range(len(group.responses))
+    battles = [(ruling.first, ruling.second) for ruling in rulings if ruling.second is not None]
+    if not battles:
+        ruled = sorted(ruling.first for ruling in rulings)
+        assert ruled == list(places), f"judge {name} did not rule once on each response of {group.prompt.id}"
+        return
+    assert len(battles) == len(rulings), f"judge {name} mixed battles and scores on {group.prompt.id}"
+    assert len(set(battles)) == len(battles), f"judge {name} ruled twice on a battle of {group.prompt.id}"
+    assert all(first != second for first, second in battles), f"judge {name} let a response fight itself"
+    assert {place for battle in battles for place in battle} == set(places), f"judge {name} left out a response"
+
+
+def _battle(ruling: Ruling, outputs_of: Sequence[Sequence[Output]], name: str) -> Verdict:
+    assert ruling.second is not None
+    first, second = (min(outputs_of[place], key=lambda output: output.id) for place in (ruling.first, ruling.second))
+    value, unscored = _settle(ruling.value, ruling.unscored)
+    assert value in (None, 1.0, 0.0, -1.0), "a battle is won, lost or tied"
+    return Verdict(
+        id=content_id("verdict", name, first.prompt_id, first.id, second.id),
+        prompt_id=first.prompt_id,
+        judge=name,
+        first=first.id,
+        second=second.id,
+        value=value,
+        unscored=unscored,
+        detail=ruling.detail,
+    )
 
 
 def _verdict(output: Output, ruling: Ruling, name: str) -> Verdict:
@@ -90,13 +142,15 @@ def _verdict(output: Output, ruling: Ruling, name: str) -> Verdict:
     )
 
 
-def _score(output: Output, verdict: Verdict | None) -> Score:
+def _settled(verdict: Verdict | None) -> tuple[float | None, str | None] | None:
+    return None if verdict is None else _settle(verdict.value, verdict.unscored)
+
+
+def _score(output: Output, judged: tuple[float | None, str | None] | None) -> Score:
     if output.response is None:
-        return Score(
-            output_id=output.id, prompt_id=output.prompt_id, value=None, unscored=f"{FORMAT_ERROR}{output.format_error}"
-        )
-    assert verdict is not None, f"output {output.id} has a response but no verdict"
-    value, unscored = _settle(verdict.value, verdict.unscored)
+        judged = None, f"{FORMAT_ERROR}{output.format_error}"
+    assert judged is not None, f"output {output.id} has a response but no verdict"
+    value, unscored = judged
     return Score(output_id=output.id, prompt_id=output.prompt_id, value=value, unscored=unscored)
 
 

@@ -1,6 +1,9 @@
 """Scores to pairs: length control, then best against worst (METHOD.md steps 4 and 5; paper section 2.3).
 
-Per prompt, over its K scored outputs:  s = N(score) - rho * N(response length in characters),  N(v) = (v - mean) / std.
+Per prompt, over its K scored outputs, lengths in characters and N(v) = (v - mean) / std:
+
+    s = N(score) - rho * N(length of the response) - thought_weight * N(length of the thought)
+
 chosen = argmax s, rejected = argmin s, never swapped back by the raw score: where length control chose the output that
 the judge liked less, the pair stands and is counted as *inverted*.
 
@@ -12,6 +15,9 @@ Where the paper leaves things open, or we deviate:
   prompts that gave no scored pair but have a scored output to choose: these pairs cost nothing. What is left of the share
   replaces the rejected output in scored pairs. Both are drawn by a hash of seed and id.
 - An output that the judge could not score enters no pair.
+- `rho = "auto"` is the paper's rule, on a grid: the smallest rho with which the chosen responses of scored pairs are on
+  average no longer than the rejected ones; where none is large enough, the largest that still gives a scored pair.
+- The paper does not control the length of thoughts: `thought_weight` is ours, 0 unless set.
 """
 
 from __future__ import annotations
@@ -31,11 +37,16 @@ TIE_DECIMALS = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """The pairs, by prompt id, and how many prompts gave none, by reason. `inverted` counts chosen with a lower score."""
+    """The pairs, by prompt id, and how many prompts gave none, by reason. `inverted` counts chosen with a lower score.
+
+    `rho` is the length control that made them, and `rho_auto` says whether it was chosen by the paper's rule.
+    """
 
     pairs: list[Pair]
     skipped: dict[str, int]
     inverted: int
+    rho: float
+    rho_auto: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +57,29 @@ class _Scored:
     score: float
     controlled: float
     rank: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """One scored output, and N of its score, of its response's length and of its thought's."""
+
+    output: Output
+    score: float
+    n_score: float
+    n_response: float
+    n_thought: float
+    rank: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """The outputs of one prompt, measured once for any rho. `malformed` is the broken one to reject, if one shall be."""
+
+    prompt_id: str
+    outputs: int
+    scored: tuple[_Measured, ...]
+    broken: int
+    malformed: Output | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +103,29 @@ def pair_outputs(outputs: Sequence[Output], scores: Sequence[Score], settings: P
     by_prompt: dict[str, list[Output]] = defaultdict(list)
     for output in outputs:
         by_prompt[output.prompt_id].append(output)
-    found = [_candidates(by_prompt[prompt_id], score_of, settings, seed) for prompt_id in sorted(by_prompt)]
+    groups = [_measure(by_prompt[prompt_id], score_of, seed) for prompt_id in sorted(by_prompt)]
+    if settings.rho != "auto":
+        return _pair_groups(groups, settings, settings.rho, seed)
+    length_of = {output.id: len(output.response or "") for output in outputs}
+    last = None
+    for rho in rho_grid(settings.rho_max):
+        pairing = _pair_groups(groups, settings, rho, seed)
+        excess = [length_of[p.chosen_id] - length_of[p.rejected_id] for p in pairing.pairs if p.kind == "scored"]
+        last = pairing if excess or last is None else last
+        if excess and sum(excess) <= 0:
+            return pairing
+    assert last is not None
+    return last
+
+
+def rho_grid(rho_max: float) -> list[float]:
+    """Return 0, 0.01, 0.02, ... and `rho_max`: what "auto" tries, in this order."""
+    hundredths = [n / 100 for n in range(100) if n / 100 < rho_max]
+    return [*hundredths, rho_max]
+
+
+def _pair_groups(groups: Sequence[_Group], settings: PairingSettings, rho: float, seed: int) -> Pairing:
+    found = [_candidates(group, settings, rho) for group in groups]
     malformed = _malformed_rejects(found, Fraction(str(settings.format_errors)), seed)
     pairs = [pair for c in found if (pair := _pair(c, c.prompt_id in malformed)) is not None]
     paired = {pair.prompt_id for pair in pairs}
@@ -77,24 +133,32 @@ def pair_outputs(outputs: Sequence[Output], scores: Sequence[Score], settings: P
         pairs=pairs,
         skipped=dict(sorted(Counter(c.reason for c in found if c.prompt_id not in paired).items())),
         inverted=sum(pair.rejected_score is not None and pair.chosen_score < pair.rejected_score for pair in pairs),
+        rho=rho,
+        rho_auto=settings.rho == "auto",
     )
 
 
 def describe(pairing: Pairing, outputs: Sequence[Output]) -> dict[str, Any]:
     """Return what there is to know of a pairing as plain values. `outputs` must hold every output of the pairs.
 
-    Lengths are means in characters of the responses of *scored* pairs, None where there are none. The paper's rule for
-    rho: raise it until `chosen_length` does not exceed `rejected_length`.
+    Lengths are means in characters of the responses of *scored* pairs, None where there are none. `length_rule` says whether
+    the paper's rule holds: `chosen_length` does not exceed `rejected_length`. With rho "auto" it is false only where no rho
+    of the range is large enough.
     """
     length_of = {output.id: len(output.response) for output in outputs if output.response is not None}
     scored = [pair for pair in pairing.pairs if pair.kind == "scored"]
+    chosen = statistics.fmean(length_of[pair.chosen_id] for pair in scored) if scored else None
+    rejected = statistics.fmean(length_of[pair.rejected_id] for pair in scored) if scored else None
     return {
         "pairs": len(pairing.pairs),
         "format_error_pairs": len(pairing.pairs) - len(scored),
         "inverted": pairing.inverted,
         "skipped": pairing.skipped,
-        "chosen_length": statistics.fmean(length_of[pair.chosen_id] for pair in scored) if scored else None,
-        "rejected_length": statistics.fmean(length_of[pair.rejected_id] for pair in scored) if scored else None,
+        "chosen_length": chosen,
+        "rejected_length": rejected,
+        "rho": pairing.rho,
+        "rho_auto": pairing.rho_auto,
+        "length_rule": None if chosen is None or rejected is None else chosen <= rejected,
     }
 
 
@@ -108,42 +172,45 @@ def normalise(values: Sequence[float]) -> list[float]:
     return [(unit - mean) / std for unit in units]
 
 
-def _candidates(
-    outputs: Sequence[Output], score_of: Mapping[str, float | None], settings: PairingSettings, seed: int
-) -> _Candidates:
+def _measure(outputs: Sequence[Output], score_of: Mapping[str, float | None], seed: int) -> _Group:
     ranks = {output.id: content_id(str(seed), "output", output.id) for output in outputs}
     assert len(ranks) == len(outputs), "two outputs have the same id"
     broken = [output for output in outputs if output.response is None]
     assert all(score_of[output.id] is None for output in broken), "an output without a response has a score"
-    scored = _length_controlled(outputs, score_of, settings.rho, ranks)
+    kept = [(output, score) for output in outputs if (score := score_of[output.id]) is not None]
+    scored: tuple[_Measured, ...] = ()
+    if kept:
+        n_scores = normalise([score for _, score in kept])
+        n_responses = normalise([len(output.response or "") for output, _ in kept])
+        n_thoughts = normalise([len(output.thought or "") for output, _ in kept])
+        scored = tuple(
+            _Measured(output=o, score=score, n_score=s, n_response=r, n_thought=t, rank=ranks[o.id])
+            for (o, score), s, r, t in zip(kept, n_scores, n_responses, n_thoughts, strict=True)
+        )
+    return _Group(
+        prompt_id=outputs[0].prompt_id,
+        outputs=len(outputs),
+        scored=scored,
+        broken=len(broken),
+        malformed=min(broken, key=lambda output: ranks[output.id], default=None),
+    )
+
+
+def _candidates(group: _Group, settings: PairingSettings, rho: float) -> _Candidates:
+    scored = [_controlled(item, rho, settings.thought_weight) for item in group.scored]
     best = max(scored, key=lambda s: (s.controlled, s.score, s.rank), default=None)
     worst = min(scored, key=lambda s: (s.controlled, s.score, s.rank), default=None)
     reason = _no_scored_pair(best, worst, scored, settings.min_gap)
     if not scored:
-        reason = "all outputs malformed" if len(broken) == len(outputs) else "no output scored"
+        reason = "all outputs malformed" if group.broken == group.outputs else "no output scored"
     return _Candidates(
-        prompt_id=outputs[0].prompt_id,
-        best=best,
-        worst=None if reason else worst,
-        malformed=min(broken, key=lambda output: ranks[output.id], default=None),
-        reason=reason,
+        prompt_id=group.prompt_id, best=best, worst=None if reason else worst, malformed=group.malformed, reason=reason
     )
 
 
-def _length_controlled(
-    outputs: Sequence[Output], score_of: Mapping[str, float | None], rho: float, ranks: Mapping[str, str]
-) -> list[_Scored]:
-    kept = [(output, score, len(output.response or "")) for output in outputs if (score := score_of[output.id]) is not None]
-    if not kept:
-        return []
-    controlled = [
-        round(score - rho * length, TIE_DECIMALS)
-        for score, length in zip(normalise([k[1] for k in kept]), normalise([k[2] for k in kept]), strict=True)
-    ]
-    return [
-        _Scored(output=output, score=score, controlled=s, rank=ranks[output.id])
-        for (output, score, _), s in zip(kept, controlled, strict=True)
-    ]
+def _controlled(item: _Measured, rho: float, thought_weight: float) -> _Scored:
+    controlled = item.n_score - rho * item.n_response - thought_weight * item.n_thought
+    return _Scored(output=item.output, score=item.score, controlled=round(controlled, TIE_DECIMALS), rank=item.rank)
 
 
 def _no_scored_pair(best: _Scored | None, worst: _Scored | None, scored: Sequence[_Scored], min_gap: float) -> str:

@@ -33,7 +33,8 @@ def run_benchmark(
     """
     prompts = _load(file)[:limit]
     _claim(run, name, prompts, max_new_tokens)
-    recipe = run.recipe.model_copy(update={"judge": VerifiableJudge(kind="verifiable")})
+    validation = run.recipe.validation.model_copy(update={"judge": VerifiableJudge(kind="verifiable")})
+    recipe = run.recipe.model_copy(update={"validation": validation})
     checked = replace(run, recipe=recipe)
     rows: list[dict[str, Any]] = []
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}

@@ -50,7 +50,8 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
-    check_judge(recipe.judge, prompts)
+    for judge in dict.fromkeys((recipe.judge, recipe.validation_judge)):
+        check_judge(judge, prompts)
     for note in (*loaded.notes, *notes):
         run.reporter.say(note)
     check_markers(tokenizer, formats)

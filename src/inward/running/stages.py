@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inward.config import JudgeSettings
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
 from inward.running.costs import read_costs
 from inward.running.execute import Silent, cut, in_processes, one, run_shards
@@ -47,13 +48,16 @@ def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
 
 def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[Verdict]:
     """Have the responses judged, whole groups of K together."""
-    return _judge(at, at.folder / "verdicts", prompts, outputs, stage="verdicts")
+    return _judge(at, at.folder / "verdicts", prompts, outputs, at.run.recipe.judge, stage="verdicts")
 
 
 def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
     from inward.judging.stage import require_some_scores, score_outputs
 
-    scores = _whole(at, "scores", Score, verdicts, lambda items: score_outputs(outputs, items), identify=lambda v: v.id)
+    judge = at.run.recipe.judge
+    prior = judge.prior if judge.kind == "pairwise" else None
+    work = partial(score_outputs, outputs, prior=prior)
+    scores = _whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
     require_some_scores(scores)
     return scores
 
@@ -169,11 +173,11 @@ def measure(
     )
     stage = f"{purpose} of {name}"
     outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose, base=base)
-    verdicts = _judge(at, folder / "verdicts", prompts, outputs, stage=f"judging, {stage}")
+    verdicts = _judge(at, folder / "verdicts", prompts, outputs, recipe.validation_judge, stage=f"judging, {stage}")
     scores = score_outputs(outputs, verdicts)
     if at.t == 0 or any(output.response is not None for output in outputs):
         require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
-    lowest = lowest_score(recipe.judge)
+    lowest = lowest_score(recipe.validation_judge)
     evaluation = evaluate(name, at.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest)
     write_json(folder / "evaluation.json", asdict(evaluation))
     return evaluation
@@ -299,21 +303,26 @@ def _sample(
     )
 
 
-def _judge(at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Output], *, stage: str) -> list[Verdict]:
+def _judge(
+    at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Output], judge: JudgeSettings, *, stage: str
+) -> list[Verdict]:
+    from inward.judging import loads_model
+
     recipe = at.run.recipe
+    heavy = loads_model(judge)
     return run_shards(
         folder,
         Verdict,
         cut(outputs, recipe.execution.shard_prompts, lambda output: output.prompt_id),
         identify=lambda output: content_id(output.id, output.text),  # what was judged, not only which
         place=at.place(stage),
-        start=partial(start_judge, recipe),
+        start=partial(start_judge, recipe, judge),
         work=partial(judge_shard, tuple(prompts)),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="outputs",
-        isolate=at.run.isolate and recipe.judge.kind != "verifiable",
-        workers=1 if recipe.judge.kind == "verifiable" else recipe.execution.workers,
+        isolate=at.run.isolate and heavy,
+        workers=recipe.execution.workers if heavy else 1,
         calls=one,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.config import Recipe
+from inward.config import JudgeSettings, Recipe
 from inward.records import Output, Prompt, Verdict
 from inward.running.costs import Cost, append_cost, peak_memory
 from inward.running.execute import Advance, Place, devices
@@ -71,12 +71,13 @@ def draw_outputs(
     )
 
 
-def start_judge(recipe: Recipe) -> Any:
-    from inward.judging import make_judge
+def start_judge(recipe: Recipe, settings: JudgeSettings) -> Any:
+    from inward.judging import loads_model, make_judge
 
-    if recipe.judge.kind != "verifiable":
+    if loads_model(settings):
         prepare(recipe, recipe.execution.workers)
-    return make_judge(recipe.judge)
+    pairing = recipe.pairing  # "auto" is known only once all is judged: until then the middle of what it may come to
+    return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho)
 
 
 def judge_shard(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:

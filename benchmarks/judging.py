@@ -1,0 +1,200 @@
+"""Tournaments with fewer calls, beside the full one, over simulated judges.
+
+Run: python -m benchmarks.judging [--json] [--prompts 1500] [--rho 0]
+
+Simulated: K = 8 responses a prompt with true qualities ~ N(0, 1) and lengths that lean on quality as little as they do in
+practice (correlation 0.3). P(first wins) = sigmoid((q_first - q_second) / noise + bias), each ordered pair decided once and for
+all; 2% of the battles end in an error, but for the noise-free judge. No real judge is measured here. "real" stands for one:
+noise 0.5 and bias 0.3 give about 82% agreement with the true order and 75% the same verdict in both positions, near what
+strong LLM judges are reported to reach (about 80%, and 75-80%).
+
+For each scheme: `calls` a prompt (the full tournament has 56), `gap_retained`, the true quality of chosen minus rejected over
+that of the full tournament with the same judge, and `same_pair`, the share of prompts with the same chosen and rejected. Every
+scheme's battles are scored alike, by Bradley-Terry. `overhead_s` is the time spent outside the judge for 5,000 prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inward.judging.adaptive import CONFIDENCE, adaptive, controlled
+from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengths
+from inward.judging.compare import Battle, Outcome
+from inward.judging.judge import Group
+from inward.judging.schemes import Battles, Ints, Known, Scheme, full, knockout, nothing_known, play, random, swiss
+from inward.judging.tournament import run_tournament
+from inward.records import Prompt
+
+K = 8
+OVERHEAD_PROMPTS = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A simulated judge. `noise` is in standard deviations of true quality, `bias` in logits for what stands first."""
+
+    noise: float
+    bias: float
+    errors: float
+
+
+LEVELS = {
+    "noise-free": Level(noise=1e-9, bias=0.0, errors=0.0),
+    "sharp": Level(noise=0.25, bias=0.3, errors=0.02),
+    "real": Level(noise=0.5, bias=0.3, errors=0.02),
+    "poor": Level(noise=0.8, bias=0.6, errors=0.02),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is simulated: qualities, lengths, and the verdict r_mn that the judge would give on every ordered pair."""
+
+    quality_GK: Floats
+    length_GK: Floats
+    verdict_GKK: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """A comparer that decides by the qualities written in the responses, and counts its own time."""
+
+    spent: list[float]
+    name: str = "simulated"
+
+    def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
+        began = time.perf_counter()
+        rng = np.random.default_rng(len(battles))
+        margins = [float(battle.first.split()[0]) - float(battle.second.split()[0]) for battle in battles]
+        wins = rng.random(len(battles)) < sigmoid(np.array(margins) / LEVELS["real"].noise + LEVELS["real"].bias)
+        outcomes = [Outcome(value=1.0 if win else -1.0, raw="[[A]]" if win else "[[B]]") for win in wins]
+        self.spent[0] += time.perf_counter() - began
+        return outcomes
+
+
+def main() -> None:
+    arguments = _parse()
+    rho: float = arguments.rho
+    schemes: dict[str, Scheme] = {
+        "adaptive": adaptive(rho=rho),
+        "random": random(20),
+        "swiss": swiss(5),
+        "knockout": knockout,
+        "full": full,
+    }
+    table: dict[str, dict[str, dict[str, float]]] = {name: {} for name in schemes}
+    agreement: dict[str, dict[str, float]] = {}
+    for at, (level, judge) in enumerate(LEVELS.items()):
+        truth = simulate(judge, arguments.prompts, seed=at)
+        agreement[level] = _agreement(truth)
+        reference = _tournament(truth, full, rho)
+        for name, scheme in schemes.items():
+            table[name][level] = _compare(truth, _tournament(truth, scheme, rho), reference)
+    head = table["adaptive"]["real"]
+    result: dict[str, Any] = {
+        "benchmark": "judging",
+        "judge": "simulated as about as noisy and position-biased as a strong LLM judge; not measured on a real one",
+        "k": K,
+        "prompts": arguments.prompts,
+        "rho": rho,
+        "confidence": CONFIDENCE,
+        "calls_full": K * (K - 1),
+        **head,
+        "judges": {
+            level: {"noise": j.noise, "bias": j.bias, "errors": j.errors, **agreement[level]} for level, j in LEVELS.items()
+        },
+        "schemes": table,
+        "overhead_s": round(overhead(OVERHEAD_PROMPTS), 2),
+    }
+    print(json.dumps(result) if arguments.json else _readable(result))
+
+
+def simulate(judge: Level, prompts: int, seed: int) -> Truth:
+    """Draw qualities, lengths and all verdicts; an error is NaN."""
+    rng = np.random.default_rng(seed)
+    quality_GK = rng.standard_normal((prompts, K))
+    length_GK = 1000 + 300 * (0.3 * quality_GK + np.sqrt(1 - 0.3**2) * rng.standard_normal((prompts, K)))
+    logit_GKK = (quality_GK[:, :, None] - quality_GK[:, None, :]) / judge.noise + judge.bias
+    verdict_GKK = np.where(rng.random(logit_GKK.shape) < sigmoid(logit_GKK), 1.0, -1.0)
+    verdict_GKK[rng.random(logit_GKK.shape) < judge.errors] = np.nan
+    return Truth(quality_GK, length_GK, verdict_GKK)
+
+
+def overhead(prompts: int) -> float:
+    """Return the seconds that the default tournament spends outside the judge, real groups and battles included."""
+    rng = np.random.default_rng(0)
+    groups = [
+        Group(
+            prompt=Prompt(id=str(at), text="Question?", source="simulated"),
+            responses=tuple(f"{quality:.6f} {'word ' * int(length)}" for quality, length in zip(row, lengths, strict=True)),
+        )
+        for at, (row, lengths) in enumerate(
+            zip(rng.standard_normal((prompts, K)), rng.integers(50, 300, (prompts, K)), strict=True)
+        )
+    ]
+    judge = Oracle([0.0])
+    began = time.perf_counter()
+    run_tournament(groups, judge, adaptive())
+    return time.perf_counter() - began - judge.spent[0]
+
+
+def _tournament(truth: Truth, scheme: Scheme, rho: float) -> tuple[float, Ints, Ints]:
+    """Return calls a prompt, and the positions of chosen and rejected."""
+
+    def decide(battles: Battles) -> Floats:
+        return truth.verdict_GKK[battles]
+
+    known: Known = play(nothing_known(np.ones(truth.quality_GK.shape, dtype=np.intp), truth.length_GK), scheme, decide)
+    s_GK = controlled(strengths(battle_matrix(known.results_GKK)), known.lengths_GK, known.copies_GK, rho)
+    return float(known.fought_G.mean()), s_GK.argmax(axis=1), s_GK.argmin(axis=1)
+
+
+def _compare(truth: Truth, found: tuple[float, Ints, Ints], reference: tuple[float, Ints, Ints]) -> dict[str, float]:
+    (calls, best, worst), (_, full_best, full_worst) = found, reference
+    return {
+        "calls": round(calls, 2),
+        "gap_retained": round(_gap(truth, best, worst) / _gap(truth, full_best, full_worst), 4),
+        "same_pair": round(float(((best == full_best) & (worst == full_worst)).mean()), 4),
+    }
+
+
+def _gap(truth: Truth, best: Ints, worst: Ints) -> float:
+    at = np.arange(len(best))
+    return float((truth.quality_GK[at, best] - truth.quality_GK[at, worst]).mean())
+
+
+def _agreement(truth: Truth) -> dict[str, float]:
+    """Return how often a verdict follows the true order, and how often both positions give the same winner."""
+    true_GKK = np.sign(truth.quality_GK[:, :, None] - truth.quality_GK[:, None, :])
+    given = np.isfinite(truth.verdict_GKK) & (true_GKK != 0)
+    turned_GKK = -truth.verdict_GKK.swapaxes(1, 2)
+    both = given & np.isfinite(turned_GKK)
+    return {
+        "agreement": round(float((truth.verdict_GKK == true_GKK)[given].mean()), 3),
+        "position_consistency": round(float((truth.verdict_GKK == turned_GKK)[both].mean()), 3),
+    }
+
+
+def _readable(result: dict[str, Any]) -> str:
+    lines = [f"{key:14} {value}" for key, value in result.items() if not isinstance(value, dict)]
+    lines += [f"{name:10} {level:12} {figures}" for name, by in result["schemes"].items() for level, figures in by.items()]
+    return "\n".join(lines)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Tournaments with fewer calls beside the full one, over simulated judges.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--prompts", type=int, default=1500)
+    parser.add_argument("--rho", type=float, default=0.0, help="length control, 0 to 0.5")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The pairwise judge: responses fight in a tournament, and the battles become scores.
+
+`Pairwise` is a judge like any other; that its rulings name two responses is all a stage has to know. A response's score is its
+Bradley-Terry strength among the responses to its prompt (METHOD.md step 3). A battle without a verdict counts for nobody,
+as in the paper, but it is kept as an error: a response of which no battle was decided has no score, never a middling one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inward.config import PairwiseJudge
+from inward.errors import UsageError
+from inward.judging.adaptive import adaptive
+from inward.judging.compare import Chat, Comparer
+from inward.judging.judge import Group, Ruling
+from inward.judging.pairwise import LLMComparer, trial
+from inward.judging.schemes import Scheme, full
+from inward.judging.tournament import run_tournament
+from inward.records import Verdict
+
+ALONE = "no other response to compare it with"
+Judged = tuple[float | None, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairwise:
+    """A `Judge` that lets the different responses of each group fight over a comparer; `scheme` chooses the battles.
+
+    Of equal responses the first in its group stands for all (`tournament`). Those without another to fight are unscored.
+    """
+
+    comparer: Comparer
+    scheme: Scheme
+    scheme_name: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.comparer.name}|{self.scheme_name}"
+
+    def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
+        """Return the rulings on every battle fought, for all groups at once, so that the comparer gets large batches."""
+        played = run_tournament(groups, self.comparer, self.scheme)
+        return [ruled or _nothing_to_compare(group) for group, ruled in zip(groups, played, strict=True)]
+
+
+def load(settings: PairwiseJudge, *, rho: float) -> Pairwise:
+    """Return the pairwise judge of a recipe, its model loaded. Raises `UsageError` where it cannot be."""
+    comparer = LLMComparer(chat=_chat(settings), form=settings.form, max_tokens=settings.max_tokens, turn=settings.turn)
+    if settings.scheme == "full":
+        return Pairwise(comparer=comparer, scheme=full, scheme_name="full")
+    scheme = adaptive(rho=rho, confidence=settings.confidence, prior=settings.prior)
+    name = f"adaptive:{settings.confidence:g}:{rho:g}:{settings.prior:g}"
+    return Pairwise(comparer=comparer, scheme=scheme, scheme_name=name)
+
+
+def check(settings: PairwiseJudge) -> None:
+    """Look for the judge's key or model and try its chat template, without loading weights. Raises `UsageError`."""
+    if settings.endpoint is not None:
+        from inward.judging import endpoint
+
+        endpoint.check(settings.endpoint)
+        return
+    from inward.models import local_folder
+    from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
+
+    assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
+    folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
+    try:
+        shortest = len(encode_chat(tokenizer, trial(settings.form, settings.turn)))
+    except UsageError as error:
+        raise UsageError(f"judge.path {settings.path!r}: {error}; for a judge that is judge.turn = 'user'") from error
+    context = load_context(folder, tokenizer, trust_remote_code=settings.trust_remote_code)
+    if shortest + settings.max_tokens >= context:
+        raise UsageError(
+            f"judge.max_tokens ({settings.max_tokens}) leaves no room for two answers in the context of judge.path "
+            f"{settings.path!r}: {context} tokens, of which the judge's task takes {shortest}. Lower judge.max_tokens"
+        )
+
+
+def strengths_of_prompts(battles: Sequence[Verdict], prior: float | None) -> dict[str, Judged]:
+    """Return every fighter's strength, or why it has none, by output id. Prompts are fitted one by one, all at once.
+
+    `prior` None is the default of `bradley_terry.strengths`.
+    """
+    of_prompt: dict[str, list[Verdict]] = defaultdict(list)
+    for battle in battles:
+        of_prompt[battle.prompt_id].append(battle)
+    judged: dict[str, Judged] = {}
+    by_size: dict[int, list[tuple[list[str], list[Verdict]]]] = defaultdict(list)
+    for prompt in sorted(of_prompt):
+        decided = [battle for battle in of_prompt[prompt] if battle.value is not None]
+        fighters = sorted({id_ for battle in decided for id_ in _fighters(battle)})
+        by_size[len(fighters)].append((fighters, decided))
+        judged |= {id_: (None, _undecided(id_, of_prompt[prompt])) for b in of_prompt[prompt] for id_ in _fighters(b)}
+    for size, prompts in by_size.items():
+        if size:
+            judged |= _fit(prompts, prior)
+    return judged
+
+
+def _fit(prompts: Sequence[tuple[list[str], list[Verdict]]], prior: float | None) -> dict[str, Judged]:
+    import numpy as np
+
+    from inward.judging.bradley_terry import PRIOR, battle_matrix, strengths
+
+    size = len(prompts[0][0])
+    results_PKK = np.full((len(prompts), size, size), np.nan)
+    for at, (fighters, decided) in enumerate(prompts):
+        place = {id_: index for index, id_ in enumerate(fighters)}
+        for battle in decided:
+            first, second = _fighters(battle)
+            results_PKK[at, place[first], place[second]] = battle.value
+    found_PK = strengths(battle_matrix(results_PKK), PRIOR if prior is None else prior)
+    return {
+        id_: (float(value), None)
+        for (fighters, _), values in zip(prompts, found_PK, strict=True)
+        for id_, value in zip(fighters, values, strict=True)
+    }
+
+
+def _fighters(battle: Verdict) -> tuple[str, str]:
+    assert battle.second is not None, "pointwise verdicts among battles"
+    return battle.first, battle.second
+
+
+def _undecided(id_: str, battles: Sequence[Verdict]) -> str:
+    reasons = Counter(battle.unscored for battle in battles if id_ in _fighters(battle))
+    (reason, times), *_ = reasons.most_common(1)
+    return f"none of its {reasons.total()} battles was decided, {times} for: {reason}"
+
+
+def _nothing_to_compare(group: Group) -> list[Ruling]:
+    return [Ruling(first=place, unscored=ALONE) for place in range(len(group.responses))]
+
+
+def _chat(settings: PairwiseJudge) -> Chat:
+    if settings.endpoint is not None:
+        from inward.judging.endpoint import EndpointChat
+
+        return EndpointChat(settings.endpoint)
+    from inward.judging.engine_chat import EngineChat
+    from inward.models import local_folder
+    from inward.sampling.transformers_engine import load_engine
+
+    assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
+    folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    engine = load_engine(folder, dtype=settings.dtype, rows=settings.rows, trust_remote_code=settings.trust_remote_code)
+    return EngineChat(engine=engine, name=settings.path)

@@ -1,0 +1,102 @@
+"""Outcomes of battles, kept under what they depend on: nothing is asked twice, across iterations and runs.
+
+One SQLite file in a folder that any number of processes may share. A key holds the comparer's name (with its settings), the
+prompt and both texts *in their order*: a battle the other way round is another question. Errors are not kept, so that they
+are asked again. Every chunk is committed before the next is asked: a kill loses one chunk at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from inward.errors import StorageError
+from inward.judging.compare import Battle, Comparer, Outcome
+from inward.storage import storage_errors
+
+FILE = "outcomes-1.sqlite"
+"""The number is the layout's: another layout is another file."""
+CHUNK = 512
+"""Battles that are asked between two commits: enough to keep an endpoint or an engine full."""
+WAIT = 60.0
+"""Seconds that one process waits for another one's commit."""
+
+
+class Cached:
+    """A comparer that asks another one only what the folder does not hold yet. Equal battles of a call are asked once.
+
+    `asked` and `found` count the battles of all calls so far. Raises `StorageError` where the folder cannot be used.
+    """
+
+    def __init__(self, comparer: Comparer, folder: Path, *, chunk: int = CHUNK) -> None:
+        assert chunk > 0
+        self._comparer, self._path, self._chunk = comparer, folder / FILE, chunk
+        self.asked = self.found = 0
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _database(self._path) as database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, value REAL NOT NULL, raw BLOB NOT NULL)"
+            )
+
+    @property
+    def name(self) -> str:
+        return self._comparer.name
+
+    def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
+        """Return one outcome a battle, in order: the stored one, or the comparer's, which is stored unless it is an error."""
+        keys = [_key(self.name, battle) for battle in battles]
+        known = self._stored(set(keys))
+        new = {key: battle for key, battle in zip(keys, battles, strict=True) if key not in known}
+        self.found += len(battles) - len(new)
+        self.asked += len(new)
+        todo = list(new.items())
+        for start in range(0, len(todo), self._chunk):
+            part = todo[start : start + self._chunk]
+            outcomes = self._comparer.compare([battle for _, battle in part])
+            fresh = dict(zip((key for key, _ in part), outcomes, strict=True))
+            self._store(fresh)
+            known |= fresh
+        return [known[key] for key in keys]
+
+    def _stored(self, keys: set[bytes]) -> dict[bytes, Outcome]:
+        with _database(self._path) as database:
+            rows = ((key, row) for key in keys if (row := database.execute(_SELECT, (key,)).fetchone()) is not None)
+            return {key: Outcome(value=value, raw=raw.decode(*_UTF)) for key, (value, raw) in rows}
+
+    def _store(self, outcomes: dict[bytes, Outcome]) -> None:
+        rows = [
+            (key, outcome.value, outcome.raw.encode(*_UTF)) for key, outcome in outcomes.items() if outcome.value is not None
+        ]
+        with _database(self._path) as database, database:
+            database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", rows)
+
+
+_UTF = ("utf-8", "surrogatepass")
+"""A judge's text may hold lone surrogates."""
+_SELECT = "SELECT value, raw FROM outcomes WHERE key = ?"
+
+
+def _key(name: str, battle: Battle) -> bytes:
+    """Return a digest of all that the outcome depends on, and of where one part ends and the next begins."""
+    digest = hashlib.sha256()
+    for part in (name, battle.prompt.text, battle.first, battle.second):
+        data = part.encode(*_UTF)
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file for one piece of work, so that a forked or a spawned process never inherits a connection."""
+    try:
+        with closing(sqlite3.connect(path, timeout=WAIT)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"the cache of verdicts {path} cannot be used: {error}. Free some space if the disk is full; if the file is "
+            "damaged, delete it (its verdicts are asked again); then run the same command again"
+        ) from error

@@ -1,0 +1,191 @@
+"""The pairwise judge from its chat to pairs: who fights, what a battle comes to, and what stays unscored."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inward.config import PairingSettings, PairwiseJudge, parse_recipe
+from inward.errors import UsageError
+from inward.judging import check_judge, loads_model, lowest_score, make_judge
+from inward.judging.adaptive import adaptive
+from inward.judging.battles import ALONE, Pairwise, strengths_of_prompts
+from inward.judging.compare import Battle
+from inward.judging.engine_chat import EngineChat
+from inward.judging.pairwise import LLMComparer, conversation
+from inward.judging.schemes import full
+from inward.judging.stage import judge_outputs, score_outputs
+from inward.pairing.pair import pair_outputs
+from inward.records import Output, Verdict
+from inward.sampling.scripted import ScriptedEngine
+from tests.build import output, prompt
+from tests.scripted_chat import ScriptedChat
+from tests.tiny import tiny_model
+
+PROMPTS = [prompt("first", id="p"), prompt("second", id="q")]
+
+
+def pairwise(chat: ScriptedChat | None = None, *, scheme: str = "full") -> Pairwise:
+    comparer = LLMComparer(chat=chat or ScriptedChat())
+    return Pairwise(comparer=comparer, scheme=full if scheme == "full" else adaptive(), scheme_name=scheme)
+
+
+def many(prompts: int, k: int, draw: random.Random) -> list[Output]:
+    return [
+        output(f"{n}-{i}", f"p{n}", None if draw.random() < 0.1 else "x" * draw.randint(1, 12))
+        for n in range(prompts)
+        for i in range(k)
+    ]
+
+
+def test_a_comparer_asks_in_the_order_of_the_battle_and_reads_who_won() -> None:
+    chat = ScriptedChat()
+    comparer = LLMComparer(chat=chat)
+    battles = [Battle(prompt=PROMPTS[0], first=a, second=b) for a, b in (("xx", "x"), ("x", "xx"))]
+    outcomes = comparer.compare(battles)
+    assert chat.asked == [("xx", "x"), ("x", "xx")]
+    assert [(o.value, o.error) for o in outcomes] == [(1.0, None), (-1.0, None)]
+    assert outcomes[0].raw == "The longer one.\n[[A]]"
+    assert comparer.compare([]) == []
+    assert len({LLMComparer(chat=chat, form=form).name for form in ("ab", "abc", "arena")}) == 3
+
+
+def test_a_cut_or_missing_answer_is_an_error_never_a_win() -> None:
+    chat = ScriptedChat(failure_rate=1.0)
+    outcomes = LLMComparer(chat=chat).compare([Battle(prompt=PROMPTS[0], first="x" * n, second="y") for n in range(1, 60)])
+    assert {outcome.value for outcome in outcomes} == {None}
+    reasons = {outcome.error for outcome in outcomes}
+    assert {"HTTP 500", "an empty answer", "no verdict", "verdicts that contradict each other: A, B"} < reasons
+    assert "the answer was cut off at 2048 tokens" in reasons
+
+
+def test_all_battles_of_a_prompt_begin_alike_and_share_no_later_text_at_another_place() -> None:
+    """Only an exact prefix may be reused: position-independent reuse of an answer's cache corrupts verdicts."""
+    one, two = (conversation(Battle(prompt=PROMPTS[0], first=a, second=b), "ab") for a, b in (("x", "y"), ("y", "x")))
+    assert one[0] == two[0]
+    head, _, _ = one[1]["content"].partition("begins (")
+    assert one[1]["content"].partition("\nx\n")[0] == two[1]["content"].partition("\ny\n")[0]
+    assert head == "--- question "
+    assert one != two
+
+
+def test_a_task_can_stand_in_the_user_turn() -> None:
+    battle = Battle(prompt=PROMPTS[0], first="x", second="y")
+    system, user = conversation(battle, "ab", "system")
+    (both,) = conversation(battle, "ab", "user")
+    assert both == {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+
+
+def test_one_battle_serves_all_copies_and_thoughts_and_malformed_outputs_stay_out() -> None:
+    outputs = [output("b", "p", "xx", thought="SECRET"), output("a", "p", "xx"), output("c", "p", "x"), output("d", "p", None)]
+    outputs.append(output("e", "q", "alone"))
+    chat = ScriptedChat()
+    verdicts = judge_outputs(PROMPTS, outputs, pairwise(chat))
+    assert sorted(chat.asked) == [("x", "xx"), ("xx", "x")]
+    assert {(v.first, v.second, v.value) for v in verdicts} == {("a", "c", 1.0), ("c", "a", -1.0), ("e", None, None)}
+    assert len({v.id for v in verdicts}) == 3
+    found = {score.output_id: (score.value, score.unscored) for score in score_outputs(outputs, verdicts, prior=0.1)}
+    assert found["a"] == found["b"]
+    assert (found["a"][0] or 0) > 0 > (found["c"][0] or 0)
+    assert found["d"] == (None, "format error: no_response_marker")
+    assert found["e"] == (None, ALONE)
+    assert "SECRET" not in repr(verdicts)
+    assert all(json.loads(v.detail)["raw"] for v in verdicts if v.second)
+    again = {score.output_id: score.value for score in score_outputs(outputs[::-1], verdicts[::-1], prior=0.1)}
+    assert again == pytest.approx({id_: value for id_, (value, _) in found.items()})
+
+
+def battle(first: str, second: str, value: float | None, unscored: str | None = None) -> Verdict:
+    return Verdict(id=f"{first}{second}", prompt_id="p", judge="j", first=first, second=second, value=value, unscored=unscored)
+
+
+def test_a_response_without_a_decided_battle_is_unscored_with_its_reasons() -> None:
+    """Not zero and not a tie: fairseq2's (0, 0) would put it in the middle, and a pair."""
+    found = strengths_of_prompts(
+        [battle("a", "b", 1.0), battle("a", "c", None, "HTTP 500"), battle("c", "b", None, "cut")], 0.1
+    )
+    assert found["c"] == (None, "none of its 2 battles was decided, 1 for: HTTP 500")
+    assert found["a"][0] == pytest.approx(-(found["b"][0] or 0))
+    assert strengths_of_prompts([battle("a", "b", None, "cut")], 0.1)["a"][0] is None
+    ties = strengths_of_prompts([battle("a", "b", 0.0), battle("b", "a", 0.0)], None)
+    assert ties == {"a": (0.0, None), "b": (0.0, None)}
+
+
+@pytest.mark.parametrize("scheme", ["full", "adaptive"])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
+def test_no_unscored_output_enters_a_pair_however_the_judge_fails(scheme: str, rate: float) -> None:
+    """open-instruct and tinker-cookbook: a failed call becomes 0.0 or a tie, and so a training pair."""
+    for seed in range(3):
+        outputs = many(20, 6, random.Random(seed))
+        prompts = [prompt(f"text {n}", id=f"p{n}") for n in range(20)]
+        chat = ScriptedChat(failure_rate=rate, seed=seed)
+        verdicts = judge_outputs(prompts, outputs, pairwise(chat, scheme=scheme))
+        scores = score_outputs(outputs, verdicts, prior=0.1)
+        scored = {score.output_id for score in scores if score.value is not None}
+        decided = {id_ for v in verdicts if v.value is not None for id_ in (v.first, v.second)}
+        response_of = {o.id: (o.prompt_id, o.response) for o in outputs}
+        assert {response_of[id_] for id_ in scored} == {response_of[str(id_)] for id_ in decided}
+        pairs = pair_outputs(outputs, scores, PairingSettings(format_errors=0.0), seed=seed).pairs
+        assert {id_ for pair in pairs for id_ in (pair.chosen_id, pair.rejected_id)} <= scored
+        assert bool(pairs) == (rate < 1.0)
+        if rate == 0.0:
+            by_id = {o.id: o for o in outputs}
+            assert all(len(by_id[p.chosen_id].response or "") > len(by_id[p.rejected_id].response or "") for p in pairs)
+
+
+def test_an_engine_is_a_chat_that_refuses_what_is_too_long_cut_or_empty() -> None:
+    def script(text: str, index: int, seed: int) -> str:
+        return "" if "silent" in text else "word " * 100 if "chatty" in text else "[[A]]"
+
+    chat = EngineChat(engine=ScriptedEngine(script, context=300), name="fake")
+    turns = [[{"role": "user", "content": text}] for text in ("fine", "silent", "chatty", "long" * 100, "fine")]
+    fine, silent, chatty, long, again = chat.complete(turns, max_tokens=50)
+    assert (fine.text, fine.error) == ("[[A]]", None)
+    assert again == fine
+    assert (silent.text, silent.error) == (None, "an empty answer")
+    assert chatty.text is None
+    assert "cut off at 50 tokens" in str(chatty.error)
+    assert long.text is None
+    assert "context of 300" in str(long.error)
+    assert chat.complete([], max_tokens=50) == []
+
+
+def test_a_real_model_judges_and_checks_out(tmp_path: Path) -> None:
+    settings = PairwiseJudge(kind="pairwise", path=str(tiny_model(tmp_path, context=4096)), dtype="float32", max_tokens=8)
+    check_judge(settings, PROMPTS)
+    judge = make_judge(settings, rho=0.1)
+    verdicts = judge_outputs(PROMPTS, [output("a", "p", "x"), output("b", "p", "y")], judge)
+    assert {(v.first, v.second) for v in verdicts} == {("a", "b"), ("b", "a")}
+    assert all(v.value is not None or v.unscored for v in verdicts)
+    assert loads_model(settings)
+    assert lowest_score(settings) is None
+    with pytest.raises(UsageError, match=r"judge\.max_tokens \(4000\) leaves no room"):
+        check_judge(settings.model_copy(update={"max_tokens": 4000}), PROMPTS)
+
+
+def recipe(judge: dict[str, Any], *, validate: dict[str, Any] | None = None) -> Any:
+    tree = {"model": {"path": "smollm2"}, "prompts": {"sources": [{"kind": "tasks", "count": 8}]}, "judge": judge}
+    return parse_recipe(tree | {"validation": {"judge": validate} if validate else {}})
+
+
+def test_settings_name_what_contradicts() -> None:
+    judge = {"kind": "pairwise", "path": "smollm2"}
+    with pytest.raises(UsageError, match=r"judge\.kind = 'pairwise' needs validation\.judge"):
+        recipe(judge)
+    with pytest.raises(UsageError, match=r"validation\.judge"):
+        recipe(judge, validate=judge)
+    good = recipe(judge, validate={"kind": "verifiable"})
+    assert good.validation_judge.kind == "verifiable"
+    assert recipe({"kind": "verifiable"}).validation_judge.kind == "verifiable"
+    endpoint = {"base_url": "http://localhost:1/v1", "model": "m"}
+    for broken in ({"kind": "pairwise"}, judge | {"endpoint": endpoint}):
+        with pytest.raises(UsageError, match=r"exactly one of judge\.path .* and judge\.endpoint"):
+            recipe(broken, validate={"kind": "verifiable"})
+    remote = recipe({"kind": "pairwise", "endpoint": endpoint, "scheme": "full"}, validate={"kind": "verifiable"}).judge
+    check_judge(remote, [])
+    assert not loads_model(remote)
+    assert make_judge(remote).name.endswith("m at http://localhost:1/v1|full")

@@ -1,0 +1,159 @@
+"""The cache of verdicts: never the same question twice, never the answer to another question."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from inward.errors import JudgeError, StorageError
+from inward.judging.cache import FILE, Cached
+from inward.judging.compare import Battle, Outcome
+from tests.build import prompt
+
+BATTLES = [Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(6)]
+
+
+@dataclass
+class Counting:
+    """A comparer that says what it read, in order, and notes what it was asked."""
+
+    name: str = "judge (greedy)"
+    asked: list[Battle] = field(default_factory=list)
+    broken: frozenset[str] = frozenset()
+    gone_after: int = 10**9
+
+    def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
+        if len(self.asked) + len(battles) > self.gone_after:
+            raise JudgeError("the endpoint is gone")
+        self.asked += battles
+        return [
+            Outcome(value=None, error="no verdict", raw="?")
+            if battle.first in self.broken
+            else Outcome(value=1.0 if battle.first < battle.second else -1.0, raw=f"{battle.first}>{battle.second}")
+            for battle in battles
+        ]
+
+
+def test_nothing_is_asked_twice_within_a_call_between_calls_and_between_runs(tmp_path: Path) -> None:
+    judge = Counting()
+    cached = Cached(judge, tmp_path / "new" / "cache")
+    expected = Counting().compare([*BATTLES, *BATTLES])
+    assert cached.compare([*BATTLES, *BATTLES]) == expected
+    assert cached.compare(BATTLES[::-1]) == expected[:6][::-1]
+    assert judge.asked == BATTLES
+    assert (cached.asked, cached.found) == (6, 12)
+    later = Counting()
+    assert Cached(later, tmp_path / "new" / "cache").compare(BATTLES) == expected[:6]
+    assert later.asked == []
+    assert cached.name == judge.name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Battle(prompt=prompt(), first="b0", second="a0"),  # the other way round
+        Battle(prompt=prompt("Name a town."), first="a0", second="b0"),
+        Battle(prompt=prompt(), first="a0b", second="0"),  # the same letters, cut elsewhere
+        Battle(prompt=prompt(), first="a0", second="b0 "),
+    ],
+)
+def test_another_question_is_asked(tmp_path: Path, other: Battle) -> None:
+    judge = Counting()
+    cached = Cached(judge, tmp_path)
+    cached.compare(BATTLES[:1])
+    assert cached.compare([other]) == Counting().compare([other])
+    assert judge.asked == [BATTLES[0], other]
+
+
+def test_the_same_text_under_another_id_is_the_same_question(tmp_path: Path) -> None:
+    judge = Counting()
+    cached = Cached(judge, tmp_path)
+    cached.compare([Battle(prompt=prompt(id=name), first="a", second="b") for name in ("p", "q")])
+    assert len(judge.asked) == 1
+
+
+def test_another_judge_or_other_settings_are_asked_for_themselves(tmp_path: Path) -> None:
+    Cached(Counting(), tmp_path).compare(BATTLES)
+    other = Counting(name="judge (with ties)")
+    Cached(other, tmp_path).compare(BATTLES)
+    assert other.asked == BATTLES
+
+
+def test_an_error_is_handed_on_and_asked_again(tmp_path: Path) -> None:
+    ill = Counting(broken=frozenset({"a2"}))
+    assert Cached(ill, tmp_path).compare(BATTLES)[2].error == "no verdict"
+    well = Counting()
+    assert Cached(well, tmp_path).compare(BATTLES)[2].value == 1.0
+    assert well.asked == [BATTLES[2]]
+
+
+def test_what_was_answered_before_the_endpoint_went_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError):
+        Cached(Counting(gone_after=5), tmp_path, chunk=2).compare(BATTLES)
+    later = Counting()
+    Cached(later, tmp_path, chunk=2).compare(BATTLES)
+    assert later.asked == BATTLES[4:]
+
+
+def test_hostile_texts_are_kept_as_they_are(tmp_path: Path) -> None:
+    battles = [
+        Battle(prompt=prompt(), first=text, second="z")
+        for text in ("", "\x00", "'); DROP TABLE outcomes;--", "ü\n\u2028", "\ud800")
+    ]
+    first = Cached(Counting(), tmp_path).compare(battles)
+    assert Cached(Counting(gone_after=0), tmp_path).compare(battles) == first
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(StorageError, match="delete it"):
+        Cached(Counting(), tmp_path)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from inward.judging.cache import Cached
+from inward.judging.compare import Battle, Outcome
+from tests.build import prompt
+
+class Slow:
+    name = "judge (greedy)"
+    def compare(self, battles):
+        print(battles[0].first, flush=True)
+        sys.stdin.readline()
+        return [Outcome(value=1.0, raw="x") for _ in battles]
+
+Cached(Slow(), Path(sys.argv[1]), chunk=1).compare([Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(6)])
+"""
+
+
+def test_a_kill_loses_only_what_was_being_asked(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / "src")])
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for n in range(3):
+            assert child.stdout.readline().strip() == f"a{n}"
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        assert child.stdout.readline().strip() == "a3"
+        child.send_signal(signal.SIGKILL)
+    later = Counting()
+    Cached(later, tmp_path).compare(BATTLES)
+    assert later.asked == BATTLES[3:]
