@@ -12,6 +12,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     prompts: Annotated[Path, typer.Option(help="JSON lines or Parquet: prompts with constraints to check.")],
     name: Annotated[str | None, typer.Option(help="What to call this benchmark. Default: the file's name.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Outputs to draw of every prompt.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest output. Default: the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N prompts only.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -34,7 +35,12 @@ def evaluate(
         with locked(directory):
             compact(directory.costs)  # else a row torn by a kill would run into the next one
             table = run_benchmark(
-                Run(recipe, directory, reporter), prompts, name or prompts.stem, max_new_tokens=max_new_tokens, limit=limit
+                Run(recipe, directory, reporter),
+                prompts,
+                name or prompts.stem,
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                limit=limit,
             )
     except KeyboardInterrupt:
         reporter.close()

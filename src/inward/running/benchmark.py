@@ -24,7 +24,7 @@ from inward.storage import read_json, write_json
 
 
 def run_benchmark(
-    run: Run, file: Path, name: str, *, max_new_tokens: int | None = None, limit: int | None = None
+    run: Run, file: Path, name: str, *, samples: int = 1, max_new_tokens: int | None = None, limit: int | None = None
 ) -> dict[str, Any]:
     """Measure every finished model of a run and return the table of accuracies and differences, which is also stored.
 
@@ -32,8 +32,8 @@ def run_benchmark(
     Raises UsageError where the prompts hold nothing to check.
     """
     prompts = _load(file)[:limit]
-    _claim(run, name, prompts, max_new_tokens)
-    validation = run.recipe.validation.model_copy(update={"judge": VerifiableJudge(kind="verifiable")})
+    _claim(run, name, prompts, samples, max_new_tokens)
+    validation = run.recipe.validation.model_copy(update={"judge": VerifiableJudge(kind="verifiable"), "samples": samples})
     recipe = run.recipe.model_copy(update={"validation": validation})
     checked = replace(run, recipe=recipe)
     rows: list[dict[str, Any]] = []
@@ -107,18 +107,19 @@ def _load(file: Path) -> list[Prompt]:
     return prompts
 
 
-def _claim(run: Run, name: str, prompts: Sequence[Prompt], max_new_tokens: int | None) -> None:
+def _claim(run: Run, name: str, prompts: Sequence[Prompt], samples: int, max_new_tokens: int | None) -> None:
     """Note what a benchmark's figures depend on; refuse to mix them with those of another set-up."""
     path = run.dir.root / "benchmarks" / f"{name}.settings.json"
     wanted = {
         "prompts": content_id(*(repr(prompt) for prompt in prompts)),
+        "samples": samples,
         "max_new_tokens": max_new_tokens or run.recipe.sampling.max_new_tokens,
     }
     if not path.exists():
         write_json(path, wanted)
     elif read_json(path) != wanted:
         raise RunChangedError(
-            f"benchmark {name!r} of {run.dir.root} was begun with other prompts or another --max-new-tokens: "
+            f"benchmark {name!r} of {run.dir.root} was begun with other prompts, --samples or --max-new-tokens: "
             "give the same again, or another --name"
         )
 
