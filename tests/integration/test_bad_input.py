@@ -167,7 +167,13 @@ def test_a_full_disk_keeps_what_is_finished(made: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(made: Path, tmp_path: Path) -> None:
     command = [*MODULE, "run", str(made / "recipe.toml"), "--out", str(tmp_path / "run"), "execution.isolate=true"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's tests inherit it ignored
+    )
     while not list(tmp_path.glob("run/*/iter_000/validation")):
         assert process.poll() is None
         time.sleep(0.05)
