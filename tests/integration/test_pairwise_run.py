@@ -85,9 +85,8 @@ def test_battles_make_scores_and_scores_make_pairs(tmp_path: Path, forks: Forks,
         assert scores[pair.chosen_id].value is not None
         assert outputs[pair.chosen_id].response is not None
     assert "rho" in read_json(folder / "pairing.json")
-    thoughts = {output.thought for output in outputs.values() if output.thought and len(output.thought) > 8}
-    assert thoughts
-    assert not [text for text in asked if any(thought in text for thought in thoughts)], "no thought reaches the judge"
+    assert all("<R>" in output.text for output in outputs.values()), "every output holds its thought and the marker"
+    assert not [text for text in asked if "<R>" in text], "no thought reaches the judge"
     calls = sum(cost.judge_calls for cost in read_costs(run.costs) if cost.stage == "verdicts")
     assert calls >= len(asked) > 0
     before = len(asked)
