@@ -15,7 +15,7 @@ from inward.errors import JudgeError, RunChangedError, UsageError
 from inward.running import inputs, stages
 from inward.running.costs import read_costs
 from inward.running.execute import Silent
-from inward.running.run import Run, at
+from inward.running.run import At, Run
 from inward.running.rundir import RunDir, open_existing, prepare, stored_recipe
 from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
 from inward.training.weights import load_model
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
     broken = [output("p.0", response=None), output("p.1", response=None)]
     monkeypatch.setattr(stages, "_sample", lambda *_, **__: broken)
     monkeypatch.setattr(stages, "_judge", lambda *_, **__: [])
-    here = at(Run(recipe(), run, Silent()), "thinking", t)
+    here = At(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):
             stages.validate(here, run.root / "seed", [])

@@ -17,7 +17,7 @@ from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.running.inputs import seed_model
-from inward.running.run import Run, at
+from inward.running.run import At, Run
 from inward.running.shards import read_stage
 from inward.running.stages import measure
 from inward.storage import read_json, write_json
@@ -40,7 +40,7 @@ def run_benchmark(
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     for t in range(recipe.iterations + 1):
         for arm in recipe.arms:
-            here = at(checked, arm, t)
+            here = At(checked, arm, t)
             if not here.finished:
                 continue
             model = here.model if t else seed_model(run)

@@ -55,7 +55,3 @@ class At:
         from inward.sampling.sample import seed_for
 
         return seed_for(self.run.recipe.seed, self.t, purpose)
-
-
-def at(run: Run, arm: str, t: int) -> At:
-    return At(run, arm, t)

@@ -17,7 +17,7 @@ from inward.config import JudgeSettings
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
 from inward.running.costs import read_costs
 from inward.running.execute import Silent, cut, in_processes, one, run_shards
-from inward.running.run import At, Run, at
+from inward.running.run import At, Run
 from inward.running.rundir import RunDir
 from inward.running.work import (
     Draws,
@@ -185,7 +185,7 @@ def measure(
 
 def measure_seed(run: Run, arm: str, seed: Path, prompts: Sequence[Prompt]) -> None:
     """Measure M_0 in one arm's format: iteration 0, what every later figure is compared with."""
-    here = at(run, arm, 0)
+    here = At(run, arm, 0)
     if not here.finished:
         evaluation = validate(here, seed, prompts, name="seed")
         write_json(here.folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": asdict(evaluation)}})
