@@ -1,0 +1,66 @@
+"""The one tree of settings. A recipe is a TOML file that parses into `Recipe`; every field below can stand in it.
+
+Unknown keys are refused with the nearest known one. Contradictions name both keys. Nothing here imports a heavy package.
+"""
+
+from inward.config.base import Arm, Dtype, Settings, VerdictForm
+from inward.config.judging import (
+    EndpointSettings,
+    JudgeSettings,
+    PairingSettings,
+    PairwiseJudge,
+    PointwiseJudge,
+    RewardModelJudge,
+    VerifiableJudge,
+)
+from inward.config.prompts import (
+    DatasetSource,
+    FileSource,
+    PromptSettings,
+    PromptSource,
+    ScaffoldSettings,
+    TaskSource,
+    ThoughtSettings,
+)
+from inward.config.recipe import (
+    ExecutionSettings,
+    ModelSettings,
+    Recipe,
+    SamplingSettings,
+    ValidationSettings,
+    load_recipe,
+    parse_recipe,
+    recipe_json,
+)
+from inward.config.training import LoraSettings, TrainingSettings
+
+__all__ = [
+    "Arm",
+    "DatasetSource",
+    "Dtype",
+    "EndpointSettings",
+    "ExecutionSettings",
+    "FileSource",
+    "JudgeSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "PairingSettings",
+    "PairwiseJudge",
+    "PointwiseJudge",
+    "PromptSettings",
+    "PromptSource",
+    "Recipe",
+    "RewardModelJudge",
+    "SamplingSettings",
+    "ScaffoldSettings",
+    "Settings",
+    "TaskSource",
+    "ThoughtSettings",
+    "TrainingSettings",
+    "ValidationSettings",
+    "VerdictForm",
+    "VerifiableJudge",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_json",
+]

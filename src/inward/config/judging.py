@@ -1,0 +1,109 @@
+"""Judges, and how their scores become pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from inward.config.base import Dtype, Settings, VerdictForm
+from inward.thought import Turn
+
+
+class EndpointSettings(Settings):
+    """A model behind an OpenAI-compatible server: `base_url` is what its `/chat/completions` is appended to (`.../v1`).
+
+    `key_env` names the environment variable that holds the key; the key itself stands nowhere. `retries` are those of one
+    request, after the first try; `timeout_s` is for the whole of a try. Prices are per million tokens, read and written.
+    """
+
+    base_url: str
+    model: str
+    key_env: str | None = None
+    concurrency: int = Field(default=16, gt=0)
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    retries: int = Field(default=6, ge=0)
+    price_in: float = Field(default=0.0, ge=0.0)
+    price_out: float = Field(default=0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        try:
+            url = urlsplit(self.base_url)
+            _ = url.port  # checked when it is read
+        except ValueError as error:
+            raise ValueError(f"endpoint.base_url is no address: {error}") from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("endpoint.base_url must begin with http:// or https:// and a host")
+        if "@" in url.netloc or url.query or url.fragment:
+            raise ValueError("endpoint.base_url holds more than scheme, host and path: a key belongs into endpoint.key_env")
+        if self.key_env is not None and not self.key_env.isidentifier():
+            raise ValueError("endpoint.key_env must be the name of an environment variable, never the key itself")
+        return self
+
+
+class VerifiableJudge(Settings):
+    """Score = share of a prompt's constraints that the response meets, or 1/0 for an exact answer. No model."""
+
+    kind: Literal["verifiable"]
+    strictness: Literal["strict", "loose", "mean"] = "strict"
+
+
+class RewardModelJudge(Settings):
+    """Score = the scalar of a sequence-classification model. A pair longer than `max_tokens` is cut and counted."""
+
+    kind: Literal["reward_model"]
+    path: str
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+    max_tokens: int = Field(default=4096, gt=0)
+    batch_tokens: int = Field(default=16384, gt=0)
+
+
+class PairwiseJudge(Settings):
+    """A language model that compares two responses: the model at `path` in this process, or one behind `endpoint`.
+
+    Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
+    or only what it takes to know best and worst at `confidence`. `form` offers two verdicts, a tie too, or Arena-Hard's five
+    levels; an answer longer than `max_tokens` is an error. `turn` says where the judge's task stands, for models without a
+    system turn; `rows` answers are drawn side by side. Such scores compare responses to one prompt from one model only, so
+    `validation.judge` must name another judge.
+    """
+
+    kind: Literal["pairwise"]
+    path: str | None = None
+    endpoint: EndpointSettings | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+    rows: int = Field(default=32, gt=0)
+    form: VerdictForm = "ab"
+    turn: Turn = "system"
+    max_tokens: int = Field(default=2048, gt=0)
+    scheme: Literal["adaptive", "full"] = "adaptive"
+    confidence: float = Field(default=0.87, gt=0.0, lt=1.0)
+    prior: float = Field(default=0.4, gt=0.0)
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.path is None) == (self.endpoint is None):
+            raise ValueError("judge.kind = 'pairwise' needs exactly one of judge.path (a model here) and judge.endpoint")
+        return self
+
+
+PointwiseJudge = Annotated[VerifiableJudge | RewardModelJudge, Field(discriminator="kind")]
+JudgeSettings = Annotated[VerifiableJudge | RewardModelJudge | PairwiseJudge, Field(discriminator="kind")]
+
+
+class PairingSettings(Settings):
+    """Scores to pairs. `rho` is the length control; `format_errors` the largest share of pairs with a malformed reject.
+
+    `rho` is a number from 0 to 0.5, or "auto": the smallest of 0, 0.01, ... `rho_max` with which the chosen responses are on
+    average no longer than the rejected ones. Lengths are in characters. `thought_weight` is the same control of thoughts.
+    """
+
+    rho: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.0
+    rho_max: float = Field(default=0.5, gt=0.0, le=0.5)
+    thought_weight: float = Field(default=0.0, ge=0.0)
+    format_errors: float = Field(default=0.1, ge=0.0, le=1.0)
+    min_gap: float = Field(default=0.0, ge=0.0)

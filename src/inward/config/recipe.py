@@ -1,0 +1,202 @@
+"""The whole tree, and how a recipe file becomes one: every error says which key and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from inward.config.base import Arm, Dtype, Settings
+from inward.config.judging import (
+    JudgeSettings,
+    PairingSettings,
+    PairwiseJudge,
+    PointwiseJudge,
+    RewardModelJudge,
+    VerifiableJudge,
+)
+from inward.config.prompts import PromptSettings, ThoughtSettings
+from inward.config.training import TrainingSettings
+from inward.errors import UsageError
+from inward.thought import BUILT_IN, ThoughtFormat
+
+
+class ModelSettings(Settings):
+    """The seed model M_0: a folder, a Hub name, or the name of an embedded model (`smollm2`).
+
+    `revision` is a Hub model's branch, tag or commit.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+
+
+class SamplingSettings(Settings):
+    """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole."""
+
+    k: int = Field(default=8, ge=2)
+    temperature: float = Field(default=0.8, gt=0.0)
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    top_k: int = Field(default=256, gt=0)
+    max_new_tokens: int = Field(default=1024, gt=0)
+    rows: int = Field(default=128, gt=0)
+
+
+class ValidationSettings(Settings):
+    """How models are compared: fresh samples per prompt, a format error sampled again up to `tries` times in all.
+
+    `judge` is the recipe's own unless set. It must score on one scale for all models, so it cannot be a pairwise one.
+    """
+
+    judge: PointwiseJudge | None = None
+    samples: int = Field(default=1, gt=0)
+    tries: int = Field(default=3, gt=0)
+    temperature: float = Field(default=0.8, gt=0.0)
+    bootstrap: int = Field(default=2000, gt=0)
+
+
+class ExecutionSettings(Settings):
+    """How work is cut and run.
+
+    `workers` processes share the shards of sampling and of a judge that is a model, the processor's threads divided among
+    them. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per process.
+    """
+
+    shard_prompts: int = Field(default=64, gt=0)
+    workers: int = Field(default=1, gt=0)
+    isolate: bool | None = None
+    threads: int | None = Field(default=None, gt=0)
+
+
+class Recipe(Settings):
+    """Everything a run depends on."""
+
+    seed: int = 0
+    iterations: int = Field(default=4, gt=0)
+    arms: tuple[Arm, ...] = Field(default=("thinking", "direct"), min_length=1)
+    model: ModelSettings
+    prompts: PromptSettings
+    thought: ThoughtSettings = ThoughtSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    judge: JudgeSettings
+    pairing: PairingSettings = PairingSettings()
+    training: TrainingSettings = TrainingSettings()
+    validation: ValidationSettings = ValidationSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms names the same arm twice")
+        scaffold = self.thought.scaffold
+        if scaffold and scaffold.budget >= self.sampling.max_new_tokens:
+            raise ValueError(
+                f"thought.scaffold.budget ({scaffold.budget}) leaves no room for a response: "
+                f"it must be below sampling.max_new_tokens ({self.sampling.max_new_tokens})"
+            )
+        if isinstance(self.judge, PairwiseJudge) and self.validation.judge is None:
+            raise ValueError(
+                "judge.kind = 'pairwise' needs validation.judge: battles rank the responses to one prompt and put no two "
+                "models on one scale. Set validation.judge to a verifiable judge or a reward model, to compare checkpoints by"
+            )
+        return self
+
+    @property
+    def validation_judge(self) -> VerifiableJudge | RewardModelJudge:
+        """The judge that models are compared by."""
+        found = self.validation.judge or self.judge
+        assert not isinstance(found, PairwiseJudge), "refused when the recipe was read"
+        return found
+
+    def thought_format(self, arm: Arm) -> ThoughtFormat:
+        return self.thought.resolve() if arm == "thinking" else BUILT_IN["direct"]
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, apply `key.sub=value` overrides (values in TOML, bare words as strings), and check it whole."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"recipe {path} does not exist; `inward recipes` lists the shipped ones") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror or error}") from error
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse_recipe(tree, origin=str(path))
+
+
+def parse_recipe(tree: dict[str, Any], origin: str = "recipe") -> Recipe:
+    try:
+        return Recipe.model_validate_json(json.dumps(tree, default=str))  # JSON mode: lists may stand for tuples
+    except ValidationError as error:
+        raise UsageError(f"{origin}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """Return the resolved recipe as stable JSON: what `config.json` holds and what a resumed run is compared with."""
+    return json.dumps(recipe.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"override {override!r} must have the form key.sub=value")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UsageError(f"override {override!r}: {parent!r} is not a table in the recipe")
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    items = error.errors()
+    for item in items:
+        inner = [other for other in items if len(other["loc"]) > len(item["loc"])]
+        if item["type"] == "too_short" and any(other["loc"][: len(item["loc"])] == item["loc"] for other in inner):
+            continue  # the list is only empty because its items are wrong, which is said already
+        parts = [str(part) for part in item["loc"]]
+        where = ".".join(parts)
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1, cutoff=0.5)
+            lines.append(f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"{where} is required")
+        elif item["type"] == "value_error":
+            lines.append(str(item["ctx"]["error"]))
+        else:
+            lines.append(f"{where}: {item['msg']} (it is {item['input']!r})")
+    return lines
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """Field names that could stand at `path`: those of the settings class there, or of all classes for a union."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(part)
+        found = _settings_in(field.annotation) if field else []
+        if len(found) != 1:
+            return sorted({name for cls in Settings.__subclasses__() for name in cls.model_fields})
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _settings_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [cls for arg in getattr(annotation, "__args__", ()) for cls in _settings_in(arg)]
