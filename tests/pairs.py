@@ -8,7 +8,7 @@ from inward.training.examples import Example
 
 
 def made_examples(count: int, *, seed: int = 0, longest: int = 14, written: int = 0) -> list[Example]:
-    """Return examples with prompts and completions of 1 to `longest` bytes, the first `written` tokens of each masked."""
+    """Return examples with prompts and completions of 1 to `longest` bytes, the first `written` tokens of each weighing 0."""
     draw = random.Random(seed)
 
     def tokens(least: int = 1) -> tuple[int, ...]:
@@ -22,9 +22,9 @@ def made_examples(count: int, *, seed: int = 0, longest: int = 14, written: int 
                 pair_id=f"pair-{index:02d}",
                 prompt_tokens=prompt,
                 chosen_tokens=chosen,
-                chosen_mask=tuple(position >= written for position in range(len(chosen))),
+                chosen_weights=tuple(float(position >= written) for position in range(len(chosen))),
                 rejected_tokens=rejected,
-                rejected_mask=tuple(position >= written for position in range(len(rejected))),
+                rejected_weights=tuple(float(position >= written) for position in range(len(rejected))),
             )
         )
     return found

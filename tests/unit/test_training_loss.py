@@ -174,7 +174,7 @@ def test_written_tokens_are_context_and_nothing_else(seed_model: Path) -> None:
         example,
         prompt_tokens=example.prompt_tokens + example.chosen_tokens[:4],
         chosen_tokens=example.chosen_tokens[4:],
-        chosen_mask=(True,) * (len(example.chosen_tokens) - 4),
+        chosen_weights=(1.0,) * (len(example.chosen_tokens) - 4),
     )
     torch.testing.assert_close(
         sequence_logps(model, batch)[0], sequence_logps(model, collate([shown], CPU))[0], rtol=1e-5, atol=1e-5
@@ -200,9 +200,9 @@ def test_examples_are_found_by_id_and_masked_unless_learned() -> None:
     outputs = [output("a", (1, 2, 3)), output("b", (4, 5)), output("c", (6,))]
     (example,) = build_examples([pair], outputs)
     assert (example.prompt_tokens, example.chosen_tokens, example.rejected_tokens) == ((7, 8), (4, 5), (1, 2, 3))
-    assert (example.chosen_mask, example.rejected_mask) == ((False, True), (False, True, True))
+    assert (example.chosen_weights, example.rejected_weights, example.gap) == ((0.0, 1.0), (0.0, 1.0, 1.0), 1.0)
     (learned,) = build_examples([pair], outputs, learn_written=True)
-    assert (learned.chosen_mask, learned.rejected_mask) == ((True, True), (True, True, True))
+    assert (learned.chosen_weights, learned.rejected_weights) == ((1.0, 1.0), (1.0, 1.0, 1.0))
     with pytest.raises(AssertionError, match="no output a"):
         build_examples([pair], outputs[1:])
 

@@ -4,11 +4,12 @@ Each epoch shuffles all pairs and cuts them into steps of `batch_pairs` (the las
 own pairs). Only inside a step are pairs sorted by length and cut by `batch_tokens`, so that padding is small and yet what
 a step holds does not depend on length. Both outputs of a pair share a micro-batch, because the loss needs both.
 
-Dimensions: B pairs, R = 2B rows (all chosen, then all rejected), T tokens, N completion tokens that count.
+Dimensions: B pairs, R = 2B rows (all chosen, then all rejected), T tokens, N completion tokens that count (weight above 0).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ MicroBatches = list[tuple[Example, ...]]
 class Batch:
     """A micro-batch on a device, padded on the right (which a causal model cannot see, so there is no attention mask).
 
-    `where_N` are positions in the flattened [R * T] hidden states that predict `targets_N`, and `row_N` their rows.
+    `where_N` are positions in the flattened [R * T] hidden states that predict `targets_N`, `row_N` their rows and `weights_N`
+    what each counts; `counts_R` adds a row's weights up.
     """
 
     pair_ids: tuple[str, ...]
@@ -34,6 +36,7 @@ class Batch:
     where_N: Tensor
     targets_N: Tensor
     row_N: Tensor
+    weights_N: Tensor
     counts_R: Tensor
 
 
@@ -76,23 +79,24 @@ def _micro_batches(examples: Sequence[Example], budget: int) -> MicroBatches:
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
     """Lay out a micro-batch: chosen rows first, then the rejected ones in the same order."""
-    completions = [(e.prompt_tokens, e.chosen_tokens, e.chosen_mask) for e in examples]
-    completions += [(e.prompt_tokens, e.rejected_tokens, e.rejected_mask) for e in examples]
+    completions = [(e.prompt_tokens, e.chosen_tokens, e.chosen_weights) for e in examples]
+    completions += [(e.prompt_tokens, e.rejected_tokens, e.rejected_weights) for e in examples]
     width = max(len(prompt) + len(tokens) for prompt, tokens, _ in completions)
     tokens_RT = torch.zeros((len(completions), width), dtype=torch.long)
-    where, targets, rows, counts = [], [], [], []
-    for row, (prompt, tokens, mask) in enumerate(completions):
+    where, targets, rows, counted_weights = [], [], [], []
+    for row, (prompt, tokens, weights) in enumerate(completions):
         tokens_RT[row, : len(prompt) + len(tokens)] = torch.tensor(prompt + tokens)
-        counted = [index for index, learned in enumerate(mask) if learned]
+        counted = [index for index, weight in enumerate(weights) if weight > 0]
         where += [row * width + len(prompt) - 1 + index for index in counted]
         targets += [tokens[index] for index in counted]
         rows += [row] * len(counted)
-        counts.append(len(counted))
+        counted_weights += [weights[index] for index in counted]
     return Batch(
         pair_ids=tuple(example.pair_id for example in examples),
         tokens_RT=tokens_RT.to(device),
         where_N=torch.tensor(where, dtype=torch.long, device=device),
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
         row_N=torch.tensor(rows, dtype=torch.long, device=device),
-        counts_R=torch.tensor(counts, dtype=torch.long, device=device),
+        weights_N=torch.tensor(counted_weights, dtype=torch.float32, device=device),
+        counts_R=torch.tensor([math.fsum(weights) for _, _, weights in completions], dtype=torch.float32, device=device),
     )

@@ -1,4 +1,4 @@
-"""What one pair teaches: its prompt's, chosen and rejected token ids as they were sampled, and which of them count."""
+"""What one pair teaches: its prompt's, chosen and rejected token ids as they were sampled, and how much each counts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from inward.records import Output, Pair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One pair in tokens. A mask is as long as its tokens; False leaves a token out of every sum (it stays as context)."""
+    """One pair in tokens, with a weight for each: a sequence's log-probability is sum_t weight_t * log pi(token_t).
+
+    A weight of 0 leaves a token out of every sum; it stays as context. `gap` is the judge's score of the chosen output minus
+    that of the rejected one; None where the rejected one broke the format and so has no score.
+    """
 
     pair_id: str
     prompt_tokens: tuple[int, ...]
     chosen_tokens: tuple[int, ...]
-    chosen_mask: tuple[bool, ...]
+    chosen_weights: tuple[float, ...]
     rejected_tokens: tuple[int, ...]
-    rejected_mask: tuple[bool, ...]
+    rejected_weights: tuple[float, ...]
+    gap: float | None = None
 
     @property
     def row_tokens(self) -> int:
@@ -32,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceLogps:
-    """The reference's log-probabilities (nats) of a pair's two completions, summed over the tokens that count."""
+    """The reference's log-probabilities (nats) of a pair's two completions, each token times its weight."""
 
     pair_id: str
     chosen: float
@@ -42,7 +47,7 @@ class ReferenceLogps:
 def build_examples(pairs: Iterable[Pair], outputs: Iterable[Output], *, learn_written: bool = False) -> list[Example]:
     """Return one example a pair, in the order of the pairs, with its outputs found by id.
 
-    Tokens that the engine wrote while scaffolding are masked unless `learn_written`.
+    Tokens that the engine wrote while scaffolding weigh nothing unless `learn_written`.
     """
     by_id = {output.id: output for output in outputs}
     return [_example(pair, by_id, learn_written) for pair in pairs]
@@ -58,11 +63,12 @@ def _example(pair: Pair, outputs: dict[str, Output], learn_written: bool) -> Exa
         pair_id=pair.id,
         prompt_tokens=chosen.prompt_tokens,
         chosen_tokens=chosen.tokens,
-        chosen_mask=_mask(chosen, learn_written),
+        chosen_weights=_weights(chosen, learn_written),
         rejected_tokens=rejected.tokens,
-        rejected_mask=_mask(rejected, learn_written),
+        rejected_weights=_weights(rejected, learn_written),
+        gap=None if pair.rejected_score is None else pair.chosen_score - pair.rejected_score,
     )
 
 
-def _mask(output: Output, learn_written: bool) -> tuple[bool, ...]:
-    return tuple(learn_written or not written for written in output.written)
+def _weights(output: Output, learn_written: bool) -> tuple[float, ...]:
+    return tuple(1.0 if learn_written or not written else 0.0 for written in output.written)

@@ -25,10 +25,10 @@ CHUNK = 1024
 
 
 def sequence_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return each row's log-probability [R], fp32 nats, summed over its tokens that count."""
+    """Return each row's log-probability [R], fp32 nats: the sum over its tokens, each times its weight."""
     logps_N = token_logps(model, batch)
     sums_R = torch.zeros(len(batch.tokens_RT), dtype=torch.float32, device=logps_N.device)
-    return sums_R.index_add(0, batch.row_N, logps_N)
+    return sums_R.index_add(0, batch.row_N, batch.weights_N * logps_N)
 
 
 def token_logps(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -34,7 +34,7 @@ def dpo_loss(
 
 def nll(policy_chosen_B: Tensor, chosen_tokens_B: Tensor) -> Tensor:
     """Return each chosen output's negative log-likelihood per token [B], nats; 0 where no token of it counts."""
-    return -policy_chosen_B / chosen_tokens_B.clamp(min=1)
+    return -policy_chosen_B / chosen_tokens_B.masked_fill(chosen_tokens_B == 0, 1)
 
 
 def irpo_loss(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from inward.storage import storage_errors, write_bytes
 
@@ -49,6 +51,15 @@ class PairTerms:
     rejected_reward: float
     chosen_logp: float
     rejected_logp: float
+
+
+def pair_terms(pair_ids: Sequence[str], columns: Mapping[str, Tensor]) -> list[PairTerms]:
+    """Turn what `objective.losses` gives for a micro-batch, a column [B] a quantity, into plain numbers, a row a pair."""
+    values = {name: column.detach().tolist() for name, column in columns.items()}
+    return [
+        PairTerms(pair_id=pair_id, **{name: column[index] for name, column in values.items()})
+        for index, pair_id in enumerate(pair_ids)
+    ]
 
 
 def summarise(

@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
 from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
-from inward.training import loss as objectives
-from inward.training.batches import Batch, MicroBatches, collate, steps_from, steps_per_epoch
+from inward.training.batches import MicroBatches, collate, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.logps import sequence_logps
-from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, summarise, sync_metrics
+from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
+from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
 from inward.training.trainee import Trainee, make_trainee, seeded, write_checkpoint
@@ -121,7 +120,10 @@ def _step(job: Job, trainee: Trainee, micro_batches: MicroBatches, step: int, ep
     with seeded(job.seed, step):
         for micro in micro_batches:
             batch = collate(micro, trainee.model.device)
-            loss_B, found = _losses(job, batch, sequence_logps(trainee.model, batch))
+            policy_R = sequence_logps(trainee.model, batch)
+            reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
+            loss_B, columns = losses(settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
+            found = pair_terms(batch.pair_ids, columns)
             terms += found
             if not all(math.isfinite(term.loss) for term in found):
                 _stop(job, "the loss", step, epoch, micro, terms)
@@ -145,36 +147,6 @@ def _step(job: Job, trainee: Trainee, micro_batches: MicroBatches, step: int, ep
         tokens=sum(example.tokens for example in pairs),
         seconds=time.perf_counter() - started,
     )
-
-
-def _losses(job: Job, batch: Batch, policy_R: Tensor) -> tuple[Tensor, list[PairTerms]]:
-    """Return the loss of each pair [B], with its graph, and the same with its parts as plain numbers."""
-    settings = job.settings
-    reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
-    (chosen_B, rejected_B), (ref_chosen_B, ref_rejected_B) = policy_R.chunk(2), reference_R.chunk(2)
-    tokens_B, _ = batch.counts_R.chunk(2)
-    sums = (chosen_B, rejected_B, ref_chosen_B, ref_rejected_B)
-    dpo_B = objectives.dpo_loss(*sums, settings.beta)
-    if settings.objective == "irpo":
-        weight = 1.0 if settings.nll_weight is None else settings.nll_weight
-        loss_B = objectives.irpo_loss(*sums, settings.beta, tokens_B, weight)
-    else:
-        loss_B = dpo_B
-    columns = {
-        "loss": loss_B,
-        "dpo_loss": dpo_B,
-        "nll": objectives.nll(chosen_B, tokens_B),
-        "chosen_reward": objectives.rewards(chosen_B, ref_chosen_B, settings.beta),
-        "rejected_reward": objectives.rewards(rejected_B, ref_rejected_B, settings.beta),
-        "chosen_logp": chosen_B,
-        "rejected_logp": rejected_B,
-    }
-    values = {name: column.detach().tolist() for name, column in columns.items()}
-    terms = [
-        PairTerms(pair_id=pair_id, **{name: column[index] for name, column in values.items()})
-        for index, pair_id in enumerate(batch.pair_ids)
-    ]
-    return loss_B, terms
 
 
 def _claim(job: Job, dtype: str) -> None:
