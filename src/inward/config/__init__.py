@@ -3,7 +3,7 @@
 Unknown keys are refused with the nearest known one. Contradictions name both keys. Nothing here imports a heavy package.
 """
 
-from inward.config.base import Arm, Dtype, Settings, VerdictForm
+from inward.config.base import Arm, Batching, Dtype, Settings, VerdictForm
 from inward.config.judging import (
     EndpointSettings,
     JudgeSettings,
@@ -36,6 +36,7 @@ from inward.config.training import LoraSettings, TrainingSettings
 
 __all__ = [
     "Arm",
+    "Batching",
     "DatasetSource",
     "Dtype",
     "EndpointSettings",

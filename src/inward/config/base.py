@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 Arm = Literal["thinking", "direct"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Batching = Literal["shared", "packed", "padded"]
 VerdictForm = Literal["ab", "abc", "arena"]
 
 

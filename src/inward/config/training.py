@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from inward.config.base import Settings
+from inward.config.base import Batching, Settings
 
 
 class LoraSettings(Settings):
@@ -19,7 +19,8 @@ class LoraSettings(Settings):
 class TrainingSettings(Settings):
     """DPO or IRPO from M_t. The reference is the model that sampled, M_t ("previous"), as in the method, or M_0 ("seed").
 
-    `batch_pairs` pairs make one optimiser step; `nll_weight` is IRPO's alpha (1 unless given); tokens that the engine
+    `batch_pairs` pairs make one optimiser step, computed `batch_tokens` tokens at a time without padding; with `batching`
+    "shared" a prompt is computed once for its two outputs (a model whose attention does not allow it is trained "padded"); `nll_weight` is IRPO's alpha (1 unless given); tokens that the engine
     wrote while scaffolding are masked unless `learn_written`. A state to resume from is saved every `save_steps` steps.
     """
 
@@ -35,6 +36,7 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     batch_pairs: int = Field(default=16, gt=0)
     batch_tokens: int = Field(default=4096, gt=0)
+    batching: Batching = "shared"
     save_steps: int = Field(default=50, gt=0)
     learn_written: bool = False
     lora: LoraSettings | None = None

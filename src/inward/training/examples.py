@@ -34,6 +34,11 @@ class Example:
         """Tokens of both sequences, the prompt counted in each."""
         return 2 * len(self.prompt_tokens) + len(self.chosen_tokens) + len(self.rejected_tokens)
 
+    @property
+    def unique_tokens(self) -> int:
+        """Tokens of both sequences, their prompt counted once."""
+        return self.tokens - len(self.prompt_tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceLogps:
