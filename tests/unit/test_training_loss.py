@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from inward.records import Output, Pair
 from inward.training.batches import collate, epoch_steps, steps_from
 from inward.training.examples import Example, build_examples
 from inward.training.logps import check_head, sequence_logps, token_logps
-from inward.training.loss import dpo_loss, irpo_loss, margins, nll
+from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import learning_rate
 from inward.training.reference import reference_logps
 from inward.training.weights import load_model
@@ -26,6 +25,7 @@ from tests.pairs import made_examples
 from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
+DPO = TrainingSettings()
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,9 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) ->
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-def our_loss(model: Any, examples: list[Example], ref_R: Tensor, nll_weight: float | None = None) -> Tensor:
+def our_loss(model: Any, examples: list[Example], ref_R: Tensor, settings: TrainingSettings = DPO) -> Tensor:
     batch = collate(examples, CPU)
-    (chosen_B, rejected_B), (ref_chosen_B, ref_rejected_B) = sequence_logps(model, batch).chunk(2), ref_R.chunk(2)
-    if nll_weight is None:
-        return dpo_loss(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, 0.1).mean()
-    counts_B = batch.counts_R.chunk(2)[0]
-    return irpo_loss(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, 0.1, counts_B, nll_weight).mean()
+    return losses(settings, pair_sums(examples, sequence_logps(model, batch), ref_R, batch.counts_R))[0].mean()
 
 
 def stored(path: Path, examples: list[Example]) -> Tensor:
@@ -80,16 +76,34 @@ def stored(path: Path, examples: list[Example]) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(("objective", "pairs"), [("dpo", 6), ("irpo", 1)])
-def test_loss_and_gradients_are_those_of_trl(seed_model: Path, tmp_path: Path, objective: str, pairs: int) -> None:
+@pytest.mark.parametrize(
+    ("objective", "loss_type", "pairs"),
+    [
+        ("dpo", ["sigmoid"], 6),
+        ("irpo", ["sigmoid", "sft"], 1),
+        ("ipo", ["ipo"], 6),
+        ("hinge", ["hinge"], 6),
+        ("dpo_norm", ["sigmoid_norm"], 6),
+    ],
+)
+def test_loss_and_gradients_are_those_of_trl(
+    seed_model: Path, tmp_path: Path, objective: Any, loss_type: list[str], pairs: int
+) -> None:
     """IRPO on one pair only: TRL's `sft` term is a mean over the tokens of a batch, IRPO's over its sequences."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    extra = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]} if objective == "irpo" else {}
+    settings = TrainingSettings(objective=objective, nll_weight=0.7 if objective == "irpo" else None)
     arguments = DPOConfig(
-        output_dir=str(tmp_path), beta=0.1, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, **extra
+        output_dir=str(tmp_path),
+        loss_type=loss_type,
+        loss_weights=[1.0, 0.7][: len(loss_type)],
+        beta=settings.beta,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
     )
     text = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     trainer = DPOTrainer(
@@ -111,9 +125,12 @@ def test_loss_and_gradients_are_those_of_trl(seed_model: Path, tmp_path: Path, o
     their_gradients = gradients(trainer.model, theirs)
 
     model = policy(seed_model)
-    ours = our_loss(model, examples, stored(seed_model, examples), 0.7 if objective == "irpo" else None)
+    ref_R = stored(seed_model, examples)
+    ours = our_loss(model, examples, ref_R, settings)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    assert abs(ours.item() - math.log(2)) > 1e-3
+    assert ours.item() != pytest.approx(
+        our_loss(load_model(seed_model, torch.float32), examples, ref_R, settings).item(), rel=1e-3
+    )
     assert_same_gradients(gradients(model, ours), their_gradients)
 
 
@@ -121,7 +138,7 @@ def test_irpo_is_equation_1_in_float64(seed_model: Path) -> None:
     examples = made_examples(5, longest=20)
     ref_R = stored(seed_model, examples)
     model = policy(seed_model)
-    ours = our_loss(model, examples, ref_R, 0.5)
+    ours = our_loss(model, examples, ref_R, TrainingSettings(objective="irpo", nll_weight=0.5))
 
     exact = policy(seed_model).double()
     total = torch.zeros((), dtype=torch.float64)
@@ -139,19 +156,6 @@ def test_irpo_is_equation_1_in_float64(seed_model: Path) -> None:
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
     expected_gradients = {name: gradient.float() for name, gradient in gradients(exact, expected).items()}
     assert_same_gradients(gradients(model, ours), expected_gradients)
-
-
-def test_nll_weighs_sequences_and_not_tokens() -> None:
-    policy_B, tokens_B = torch.tensor([-10.0, -3.0]), torch.tensor([10, 1])
-    assert nll(policy_B, tokens_B).mean().item() == 2.0  # the mean over tokens would be 13/11
-    assert nll(torch.zeros(1), torch.tensor([0])).item() == 0.0
-
-
-def test_dpo_is_log_2_at_the_reference_and_falls_with_the_margin() -> None:
-    zero, one = torch.zeros(1), torch.ones(1)
-    assert dpo_loss(one, zero, one, zero, 0.1).item() == pytest.approx(math.log(2), rel=1e-7)
-    assert margins(2 * one, zero, one, one, 0.5).item() == 1.0
-    assert dpo_loss(2 * one, zero, one, one, 0.5).item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
 def test_reference_equals_the_policy_bit_for_bit_in_bf16(seed_model: Path) -> None:
@@ -198,23 +202,24 @@ def test_examples_are_found_by_id_and_masked_unless_learned() -> None:
         id="x", prompt_id="p", kind="scored", chosen_id="b", rejected_id="a", chosen_score=1.0, rejected_score=0.0, margin=1.0
     )
     outputs = [output("a", (1, 2, 3)), output("b", (4, 5)), output("c", (6,))]
-    (example,) = build_examples([pair], outputs)
+    (example,) = build_examples([pair], outputs, TrainingSettings())
     assert (example.prompt_tokens, example.chosen_tokens, example.rejected_tokens) == ((7, 8), (4, 5), (1, 2, 3))
     assert (example.chosen_weights, example.rejected_weights, example.gap) == ((0.0, 1.0), (0.0, 1.0, 1.0), 1.0)
-    (learned,) = build_examples([pair], outputs, learn_written=True)
+    (learned,) = build_examples([pair], outputs, TrainingSettings(learn_written=True))
     assert (learned.chosen_weights, learned.rejected_weights) == ((1.0, 1.0), (1.0, 1.0, 1.0))
     with pytest.raises(AssertionError, match="no output a"):
-        build_examples([pair], outputs[1:])
+        build_examples([pair], outputs[1:], TrainingSettings())
 
 
 def test_gradients_do_not_depend_on_padding_or_micro_batches(seed_model: Path) -> None:
     examples = made_examples(8, longest=30)
     ref_R = stored(seed_model, examples)
     model = policy(seed_model)
-    whole = gradients(model, our_loss(model, examples, ref_R, 1.0))
+    settings = TrainingSettings(objective="irpo")
+    whole = gradients(model, our_loss(model, examples, ref_R, settings))
     model.zero_grad(set_to_none=True)
     for index, example in enumerate(examples):
-        (our_loss(model, [example], ref_R[[index, 8 + index]], 1.0) / 8).backward()
+        (our_loss(model, [example], ref_R[[index, 8 + index]], settings) / 8).backward()
     assert_same_gradients({name: parameter.grad for name, parameter in model.named_parameters()}, whole)
 
 
@@ -278,6 +283,36 @@ def test_batches_hold_every_pair_once_within_the_budget_whatever_the_order() -> 
     assert list(steps_from(7, examples, settings, seed=1)) == every[7:]
 
 
+def test_weights_weigh_each_tokens_log_probability(seed_model: Path) -> None:
+    """Against one row at a time through the bare model in float64; a weight of 0 is a token that is not there."""
+    examples = made_examples(3, longest=12)
+    draw = torch.Generator().manual_seed(0)
+
+    def weights(tokens: tuple[int, ...]) -> tuple[float, ...]:
+        return tuple(torch.randint(0, 4, (len(tokens),), generator=draw).div(2).tolist())
+
+    examples = [
+        dataclasses.replace(e, chosen_weights=weights(e.chosen_tokens), rejected_weights=weights(e.rejected_tokens))
+        for e in examples
+    ]
+    batch = collate(examples, CPU)
+    exact, expected, counts = load_model(seed_model, torch.float32).double(), [], []
+    for e, tokens, weights_T in [
+        *((e, e.chosen_tokens, e.chosen_weights) for e in examples),
+        *((e, e.rejected_tokens, e.rejected_weights) for e in examples),
+    ]:
+        logps_TV = exact(input_ids=torch.tensor([e.prompt_tokens + tokens])).logits[0].log_softmax(-1)
+        start = len(e.prompt_tokens) - 1
+        expected.append(
+            sum(w * logps_TV[start + at, t].item() for at, (w, t) in enumerate(zip(weights_T, tokens, strict=True)))
+        )
+        counts.append(sum(weights_T))
+    assert batch.counts_R.tolist() == counts
+    assert len(batch.weights_N) == sum(w > 0 for e in examples for w in e.chosen_weights + e.rejected_weights)
+    with torch.no_grad():
+        assert sequence_logps(load_model(seed_model, torch.float32), batch).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_learning_rate_rises_then_falls_and_is_never_zero(schedule: Any) -> None:
     settings = TrainingSettings(learning_rate=1.0, warmup=0.2, schedule=schedule)
@@ -287,3 +322,19 @@ def test_learning_rate_rises_then_falls_and_is_never_zero(schedule: Any) -> None
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert min(rates) > 0
     assert (rates[-1] == 1.0) == (schedule == "constant")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+def test_schedules_are_those_of_transformers_between_their_zeros(schedule: Any, warmup: float) -> None:
+    """Theirs, over one step more of warm-up and of all, starts and ends at a rate of 0; ours leaves those two steps out."""
+    from transformers import get_scheduler
+
+    settings, steps = TrainingSettings(learning_rate=3e-4, warmup=warmup, schedule=schedule), 20
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(name, optimiser, num_warmup_steps=round(warmup * steps) + 1, num_training_steps=steps + 1)
+    for step in range(steps):
+        optimiser.step()
+        theirs.step()
+        assert learning_rate(step, steps, settings) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)

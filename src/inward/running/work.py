@@ -89,6 +89,16 @@ def judge_shard(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output]
     return verdicts
 
 
+def find_response_starts(recipe: Recipe, arm: str, model: Path, outputs: Sequence[Output]) -> dict[str, int]:
+    """Return by output id how many tokens stand before the response, as the tokenizer of the model that sampled has it."""
+    from inward.sampling.transformers_engine import load_tokenizer, plain_text
+    from inward.training.examples import response_start
+
+    tokenizer = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
+    marker = recipe.thought_format("thinking" if arm == "thinking" else "direct").response_marker
+    return {output.id: response_start(output, marker, functools.partial(plain_text, tokenizer)) for output in outputs}
+
+
 def reference_shard(
     recipe: Recipe, model: Path, seed: int, _: None, examples: Sequence[Example], advance: Advance
 ) -> list[ReferenceLogps]:
@@ -134,6 +144,7 @@ def train_model(
         seed=seed,
         dtype=recipe.model.dtype,
         trust_remote_code=recipe.model.trust_remote_code,
+        name=f"{recipe.training.tracker_run or costs.parent.name}-{place.arm}-iter_{place.iteration:03d}",
         on_step=on_step,
     )
     steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it

@@ -8,7 +8,7 @@ the log-probability of a sequence of 200 tokens by about one nat (SmolLM2-135M, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from inward.config import TrainingSettings
 from inward.errors import TrainingError
 from inward.training.batches import collate, epoch_steps
+from inward.training.early_stop import hold_out
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.logps import check_head, sequence_logps
 from inward.training.weights import load_model, working_dtype
@@ -41,11 +42,10 @@ def reference_logps(
     check_head(model)
     found: dict[str, ReferenceLogps] = {}
     with torch.no_grad():
-        for step in epoch_steps(examples, settings, seed=seed, epoch=1):
-            for micro in step:
-                chosen, rejected = sequence_logps(model, collate(micro, model.device)).view(2, -1).tolist()
-                for example, good, bad in zip(micro, chosen, rejected, strict=True):
-                    found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
+        for micro in _micro_batches(examples, settings, seed):
+            chosen, rejected = sequence_logps(model, collate(micro, model.device)).view(2, -1).tolist()
+            for example, good, bad in zip(micro, chosen, rejected, strict=True):
+                found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
     for logps in found.values():
         if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
             raise TrainingError(
@@ -55,7 +55,16 @@ def reference_logps(
     return [found[example.pair_id] for example in examples]
 
 
+def _micro_batches(examples: Sequence[Example], settings: TrainingSettings, seed: int) -> Iterator[tuple[Example, ...]]:
+    """Yield the micro-batches of training's first epoch, then those of the pairs that are held out."""
+    for part in hold_out(examples, settings, seed=seed):
+        for step in epoch_steps(part, settings, seed=seed, epoch=1):
+            yield from step
+
+
 def align_reference(reference: Mapping[str, ReferenceLogps], pair_ids: Sequence[str], device: torch.device) -> Tensor:
-    """Return the stored values of a micro-batch's rows [2B], fp32: all chosen, then all rejected."""
+    """Return the stored values of a micro-batch's rows [2B], fp32: all chosen, then all rejected; 0 without a reference."""
+    if not reference:
+        return torch.zeros(2 * len(pair_ids), dtype=torch.float32, device=device)
     values = [reference[pair_id].chosen for pair_id in pair_ids] + [reference[pair_id].rejected for pair_id in pair_ids]
     return torch.tensor(values, dtype=torch.float32, device=device)
