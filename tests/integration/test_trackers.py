@@ -11,7 +11,7 @@ import pytest
 from inward.config import TrainingSettings
 from inward.errors import MissingExtraError, RunChangedError
 from inward.training.metrics import read_metrics
-from inward.training.trackers import require_packages
+from inward.training.trackers import _survives, require_packages
 from tests.integration.test_training_options import PLAIN, Killed, contents, trained
 from tests.tiny import tiny_model
 
@@ -59,6 +59,13 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(
     found = contents(tracked)
     del found["tensorboard"]
     assert found == contents(plain)
+
+
+def test_what_a_tracker_prints_is_kept_out_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """`inward run --json` prints one JSON object there."""
+    assert _survives("chatty", lambda: print("hello"))
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "hello\n")
 
 
 def test_trackers_are_no_part_of_what_is_trained(seed_model: Path, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -104,7 +105,8 @@ def _start(live: dict[str, Any], kind: str, settings: TrainingSettings, out: Pat
 
 def _survives(kind: str, call: Callable[[], object]) -> bool:
     try:
-        call()
+        with redirect_stdout(sys.stderr):  # some greet; standard output is for what the user asked for
+            call()
     except Exception as error:  # noqa: BLE001 (another project's code, files and network: no list of its errors is complete)
         log.warning("the tracker %s failed and is left out from here on; metrics.jsonl has everything: %s", kind, error)
         return False

@@ -36,7 +36,7 @@ from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.trackers import Tell, tracking
+from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def train(
             "there are no pairs to train on: the judge told no two outputs of any prompt apart. Sample more outputs "
             "(sampling.k), use more prompts (prompts.per_iteration), or lower pairing.min_gap"
         )
+    require_packages(settings)
     by_id = {logps.pair_id: logps for logps in reference}
     missing = [example.pair_id for example in examples if example.pair_id not in by_id and settings.needs_reference]
     assert not missing, f"no reference log-probabilities for pairs {missing}"
