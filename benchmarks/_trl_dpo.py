@@ -8,7 +8,6 @@ tokenises. `precision` "autocast" is TRL's way to keep fp32 weights (`bf16=True`
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 import warnings

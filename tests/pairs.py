@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
-from inward.training.examples import Example
+from inward.config import TrainingSettings
+from inward.training.examples import Example, ReferenceLogps
 
 
 def made_examples(count: int, *, seed: int = 0, longest: int = 14, written: int = 0) -> list[Example]:
@@ -28,3 +30,10 @@ def made_examples(count: int, *, seed: int = 0, longest: int = 14, written: int 
             )
         )
     return found
+
+
+def stored_reference(path: Path, examples: list[Example], settings: TrainingSettings, *, dtype: str) -> list[ReferenceLogps]:
+    """Return what the reference stage stores for a model folder."""
+    from inward.training.reference import load_reference, reference_logps
+
+    return reference_logps(load_reference(path, settings, dtype=dtype), examples, settings)

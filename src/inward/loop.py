@@ -47,8 +47,8 @@ def iterate(
     verdicts = stages.judge(here, prompts, outputs)  # of the responses y only
     scores = stages.score(here, outputs, verdicts)
     pairs = stages.pair(here, outputs, scores)  # best against worst, length-controlled
-    examples = stages.examples(here, pairs, outputs)  # thought and response together
+    examples = stages.examples(here, pairs, outputs, model)  # thought and response together
     reference = stages.reference(here, examples, seed if run.recipe.training.reference == "seed" else model)
-    checkpoints = stages.train(here, model, examples, reference)  # DPO or IRPO
+    checkpoints = stages.train(here, model, examples, reference)  # DPO or its kin
     evaluations = [stages.validate(here, checkpoint, validation, base=model) for checkpoint in checkpoints]
     return stages.promote(here, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -66,6 +66,8 @@ MISTAKES = [
     (["prompts.per_iteration=100"], ["92", "missing", "prompts.per_iteration"]),
     (["prompts.max_tokens=5"], ["5", "prompts.max_tokens"]),
     (["sampling.max_new_tokens=5000"], ["sampling.max_new_tokens"]),
+    (["training.response_weight=0.0"], ["training.response_weight", "arms"]),
+    (["training.trackers=['mlflow']"], ["pip install 'inward[mlflow]'"]),
 ]
 
 

@@ -72,6 +72,17 @@ def test_lora_and_irpo(place: tuple[Path, Forks], tmp_path: Path) -> None:
     run(place, moved, *settings)
 
 
+def test_simpo_with_weighted_parts_and_an_early_stop(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    settings = ("training.objective=simpo", "training.thought_weight=0.5", "training.epochs=3", "training.early_stop={}")
+    done = run(place, tmp_path / "run", *settings, "training.learning_rate=0.05")
+    for arm in ("thinking", "direct"):
+        folder = done.iteration(arm, 1)
+        assert not (folder / "reference").exists(), "SimPO has no reference"
+        epochs = (folder / "checkpoints" / "held_out.jsonl").read_text().splitlines()
+        assert 2 <= len(epochs) <= 3
+        assert len(json.loads((folder / "evaluation.json").read_text())["evaluations"]) == len(epochs)
+
+
 def test_a_reward_model_judges_and_no_malformed_or_unscored_output_is_chosen(place: tuple[Path, Forks], tmp_path: Path) -> None:
     reward = tiny_reward_model(tmp_path / "reward")
     judge = f'judge={{ kind = "reward_model", path = "{reward}", dtype = "float32" }}'

@@ -18,10 +18,9 @@ from inward.training.batches import collate
 from inward.training.examples import Example
 from inward.training.logps import sequence_logps
 from inward.training.metrics import StepMetrics
-from inward.training.reference import reference_logps
 from inward.training.train import train
 from inward.training.weights import load_model, merge_adapter, promote, stored_dtype
-from tests.pairs import made_examples
+from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "training_tiny.json"
@@ -66,7 +65,7 @@ def trained(
     dtype: str = "auto",
     seed: int = 0,
 ) -> tuple[list[Path], list[StepMetrics]]:
-    reference = reference_logps(model, examples, settings, seed=seed, dtype=dtype)
+    reference = stored_reference(model, examples, settings, dtype=dtype)
     steps: list[StepMetrics] = []
     return train(model, examples, reference, settings, out, seed=seed, dtype=dtype, on_step=steps.append), steps
 
@@ -141,7 +140,7 @@ def test_lora_reference_is_the_model_with_the_adapter_off_and_merging_keeps_the_
 ) -> None:
     from peft import PeftModel
 
-    reference = reference_logps(bf16_model, EXAMPLES, LORA, seed=0, dtype="float32")
+    reference = stored_reference(bf16_model, EXAMPLES, LORA, dtype="float32")
     epochs, _ = trained(bf16_model, tmp_path / "out", LORA, dtype="float32")
     adapted = PeftModel.from_pretrained(load_model(bf16_model, torch.float32), epochs[-1]).eval()
     batch = collate(EXAMPLES, torch.device("cpu"))
@@ -180,7 +179,7 @@ def test_promoting_a_full_checkpoint_copies_it_whole(seed_model: Path, tmp_path:
 
 
 def test_a_complete_result_is_returned_at_once_and_a_changed_one_refused(seed_model: Path, tmp_path: Path) -> None:
-    reference = reference_logps(seed_model, EXAMPLES, SETTINGS, seed=0, dtype="auto")
+    reference = stored_reference(seed_model, EXAMPLES, SETTINGS, dtype="auto")
     arguments: dict[str, Any] = {"seed": 0, "dtype": "auto"}
     epochs = train(seed_model, EXAMPLES, reference, SETTINGS, tmp_path, **arguments)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
@@ -221,7 +220,7 @@ def test_a_gradient_that_is_not_finite_stops_too(seed_model: Path, tmp_path: Pat
         sums_R.register_hook(lambda gradient: gradient * math.inf)
         return sums_R
 
-    reference = reference_logps(seed_model, EXAMPLES, SETTINGS, seed=0, dtype="auto")
+    reference = stored_reference(seed_model, EXAMPLES, SETTINGS, dtype="auto")
     monkeypatch.setattr("inward.training.train.sequence_logps", poisoned)
     with pytest.raises(TrainingError, match="the gradient of step 1 is not finite"):
         train(seed_model, EXAMPLES, reference, SETTINGS, tmp_path, seed=0, dtype="auto")
@@ -232,7 +231,7 @@ def test_what_a_user_can_get_wrong(seed_model: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no pairs to train on"):
         train(seed_model, [], [], SETTINGS, tmp_path, seed=0, dtype="auto")
     with pytest.raises(UsageError, match="holds no config"):
-        reference_logps(tmp_path / "nothing", EXAMPLES, SETTINGS, seed=0, dtype="auto")
+        stored_reference(tmp_path / "nothing", EXAMPLES, SETTINGS, dtype="auto")
     wrong = SETTINGS.model_copy(update={"lora": LoraSettings(targets=("no_such_layer",))})
     with pytest.raises(UsageError, match="no_such_layer"):
         trained(seed_model, tmp_path / "out", wrong)

@@ -12,9 +12,8 @@ import pytest
 
 from inward.config import LoraSettings, TrainingSettings
 from inward.training.examples import Example, ReferenceLogps
-from inward.training.reference import reference_logps
 from tests.integration.training_kills import in_process, train_and_die, train_on_a_small_disk
-from tests.pairs import made_examples
+from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
 
 KILLS = 6
@@ -30,13 +29,13 @@ Inputs = tuple[Path, list[Example], list[ReferenceLogps]]
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     model = tiny_model(tmp_path_factory.mktemp("tiny"), hidden=16)
     examples = made_examples(5)  # three steps an epoch, the last one of a single pair
-    return model, examples, reference_logps(model, examples, PLAIN, seed=5, dtype="float32")
+    return model, examples, stored_reference(model, examples, PLAIN, dtype="float32")
 
 
 def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     lines = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
-    assert all(line.pop("seconds") > 0 for line in lines)
+    assert all(line.pop("seconds") > 0 and line.pop("tokens_per_s") > 0 for line in lines)
     return found | {"metrics.jsonl": lines}
 
 

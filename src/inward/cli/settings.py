@@ -47,7 +47,9 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    default = "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
+    default = (
+        "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True, validated_data={}))}`"
+    )
     return f"| `{name}` | {_type(field.annotation)}{_bounds(field)} | {default} |"
 
 

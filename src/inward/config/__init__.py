@@ -32,13 +32,14 @@ from inward.config.recipe import (
     parse_recipe,
     recipe_json,
 )
-from inward.config.training import LoraSettings, TrainingSettings
+from inward.config.training import EarlyStopSettings, LoraSettings, TrainingSettings
 
 __all__ = [
     "Arm",
     "Batching",
     "DatasetSource",
     "Dtype",
+    "EarlyStopSettings",
     "EndpointSettings",
     "ExecutionSettings",
     "FileSource",

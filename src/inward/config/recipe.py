@@ -100,6 +100,11 @@ class Recipe(Settings):
                 f"thought.scaffold.budget ({scaffold.budget}) leaves no room for a response: "
                 f"it must be below sampling.max_new_tokens ({self.sampling.max_new_tokens})"
             )
+        if self.training.response_weight == 0 and "direct" in self.arms:
+            raise ValueError(
+                "training.response_weight = 0 leaves nothing to learn in the direct arm, which has no thoughts: "
+                "leave 'direct' out of arms"
+            )
         if isinstance(self.judge, PairwiseJudge) and self.validation.judge is None:
             raise ValueError(
                 "judge.kind = 'pairwise' needs validation.judge: battles rank the responses to one prompt and put no two "

@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from inward.config.base import Batching, Settings
 
+Objective = Literal["dpo", "irpo", "ipo", "hinge", "dpo_norm", "simpo"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+BETA = {"simpo": 2.0, "dpo_norm": 5.0}  # these two compare means over tokens, which are far smaller than sums
+LOGISTIC = ("dpo", "irpo", "dpo_norm", "simpo")  # the objectives that are -log sigmoid of a margin
+
 
 class LoraSettings(Settings):
     rank: int = Field(default=16, gt=0)
@@ -16,19 +22,48 @@ class LoraSettings(Settings):
     targets: tuple[str, ...] | None = None  # None: every linear layer but the head
 
 
-class TrainingSettings(Settings):
-    """DPO or IRPO from M_t. The reference is the model that sampled, M_t ("previous"), as in the method, or M_0 ("seed").
+class EarlyStopSettings(Settings):
+    """Stop when the pairs that training never sees have not got a lower loss for `patience` epochs.
 
-    `batch_pairs` pairs make one optimiser step, computed `batch_tokens` tokens at a time without padding; with `batching`
-    "shared" a prompt is computed once for its two outputs (a model whose attention does not allow it is trained "padded"); `nll_weight` is IRPO's alpha (1 unless given); tokens that the engine
-    wrote while scaffolding are masked unless `learn_written`. A state to resume from is saved every `save_steps` steps.
+    A `share` of the pairs is held out for it. The schedule is that of all `epochs`, and every epoch that was trained stays
+    a checkpoint to choose from.
     """
 
-    objective: Literal["dpo", "irpo"] = "dpo"
+    share: float = Field(default=0.1, gt=0.0, lt=1.0)
+    patience: int = Field(default=1, gt=0)
+
+
+class TrainingSettings(Settings):
+    """The objective, from M_t. The reference is the model that sampled, M_t ("previous"), as in the method, or M_0 ("seed").
+
+    Objectives: DPO; IRPO (`nll_weight` is its alpha, 1 unless given); IPO; `hinge` (SLiC's loss on DPO's margin); `dpo_norm`
+    (DPO on means over tokens); SimPO (`gamma` is its target margin, 1 unless given; it has no reference). `beta` is 2 for
+    SimPO and 5 for `dpo_norm` unless given. `label_smoothing` is conservative DPO's share of wrong labels. `gap_offset`
+    asks for a margin larger by that much times the judge's score gap (ODPO).
+
+    `thought_weight` and `response_weight` are what a token of either part counts; tokens that the engine wrote while
+    scaffolding count nothing unless `learn_written`. `batch_pairs` pairs make one optimiser step, computed `batch_tokens`
+    tokens at a time: "shared", without padding and each prompt once for its two outputs, "packed", without padding, or
+    "padded", the only way for a model whose attention is not plain causal attention.
+
+    A state to resume from is saved every `save_steps` steps. `trackers` get every step's metrics beside metrics.jsonl;
+    there, runs of this one carry the name `tracker_run` (unless given, the run directory's), arm and iteration, under
+    `tracker_project`.
+    """
+
+    objective: Objective = "dpo"
     reference: Literal["previous", "seed"] = "previous"
-    beta: float = Field(default=0.1, gt=0.0)
+    beta: float = Field(default_factory=lambda earlier: BETA.get(earlier.get("objective"), 0.1), gt=0.0)
     nll_weight: float | None = Field(default=None, ge=0.0)
+    gamma: float | None = Field(default=None, ge=0.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
+    gap_offset: float = Field(default=0.0, ge=0.0)
+    thought_weight: float = Field(default=1.0, ge=0.0)
+    response_weight: float = Field(default=1.0, ge=0.0)
+    learn_written: bool = False
     epochs: int = Field(default=10, gt=0)
+    early_stop: EarlyStopSettings | None = None
+    optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = Field(default=5e-7, gt=0.0)
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -37,12 +72,43 @@ class TrainingSettings(Settings):
     batch_pairs: int = Field(default=16, gt=0)
     batch_tokens: int = Field(default=4096, gt=0)
     batching: Batching = "shared"
+    gradient_checkpointing: bool = False
     save_steps: int = Field(default=50, gt=0)
-    learn_written: bool = False
     lora: LoraSettings | None = None
+    trackers: tuple[Tracker, ...] = ()
+    tracker_project: str = Field(default="inward", min_length=1)
+    tracker_run: str | None = Field(default=None, min_length=1)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.objective != "simpo"
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.objective == "dpo" and self.nll_weight is not None:
-            raise ValueError("training.nll_weight is set but training.objective = 'dpo' has no NLL term: use 'irpo'")
+    def _objective_consistent(self) -> Self:
+        named = f"training.objective = '{self.objective}'"
+        if self.nll_weight is not None and self.objective != "irpo":
+            raise ValueError(f"training.nll_weight is set but {named} has no NLL term: use 'irpo'")
+        if self.gamma is not None and self.objective != "simpo":
+            raise ValueError(f"training.gamma is set but {named} has no target margin: use 'simpo'")
+        if self.label_smoothing and self.objective not in LOGISTIC:
+            raise ValueError(f"training.label_smoothing is set but {named} has no labels to smooth: use one of {LOGISTIC}")
+        if self.gap_offset and self.objective == "ipo":
+            raise ValueError(f"training.gap_offset is set but {named} has its target margin in training.beta: use another")
+        if self.reference == "seed" and not self.needs_reference:
+            raise ValueError(f"training.reference = 'seed' is set but {named} has no reference: leave training.reference out")
+        return self
+
+    @model_validator(mode="after")
+    def _rest_consistent(self) -> Self:
+        if not self.thought_weight and not self.response_weight:
+            raise ValueError("training.thought_weight and training.response_weight are both 0: there is nothing to learn")
+        if self.early_stop and self.early_stop.patience >= self.epochs:
+            raise ValueError(
+                f"training.early_stop.patience ({self.early_stop.patience}) never ends a training of "
+                f"training.epochs = {self.epochs}: it must be smaller"
+            )
+        if len(set(self.trackers)) != len(self.trackers):
+            raise ValueError("training.trackers names the same tracker twice")
+        if self.tracker_run is not None and not self.trackers:
+            raise ValueError("training.tracker_run is set but training.trackers names none")
         return self

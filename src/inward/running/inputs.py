@@ -32,12 +32,13 @@ def seed_model(run: Run) -> Path:
 
 
 def draw_prompts(run: Run, seed: Path) -> Draw:
-    """Load, check and deal out all prompts of the run, and look for its judge, before anything else costs time."""
+    """Load, check and deal out all prompts of the run, and look for its judge and packages, before anything else costs time."""
     from inward.judging import check_judge
     from inward.prompts import load_prompts
     from inward.prompts.draw import check_lengths, draw
     from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
     from inward.thought import messages
+    from inward.training.trackers import require_packages
 
     recipe = run.recipe
     loaded = load_prompts(recipe.prompts)
@@ -50,6 +51,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
+    require_packages(recipe.training)
     for judge in dict.fromkeys((recipe.judge, recipe.validation_judge)):
         check_judge(judge, prompts)
     for note in (*loaded.notes, *notes):

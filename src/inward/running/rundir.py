@@ -27,7 +27,7 @@ from inward.config import Recipe, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
-HARMLESS = ("execution.isolate",)
+HARMLESS = ("execution.isolate", "training.trackers", "training.tracker_project", "training.tracker_run")
 """Settings that cannot alter what is stored. `iterations` may change as well, but not to fewer than have begun: prompts are
 drawn the same way."""
 START_UP = (".lock", "config.json", "costs.jsonl", "provenance.json", "recipe.toml")

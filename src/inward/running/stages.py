@@ -22,11 +22,12 @@ from inward.running.rundir import RunDir
 from inward.running.work import (
     Draws,
     draw_outputs,
+    find_response_starts,
     judge_shard,
-    prepare,
     reference_shard,
     start_engine,
     start_judge,
+    start_reference,
     train_model,
 )
 from inward.storage import read_json, write_json
@@ -85,25 +86,33 @@ def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score]) -> list[Pai
     return pairs
 
 
-def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output]) -> list[Example]:
-    from inward.training.examples import build_examples
+def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output], model: Path) -> list[Example]:
+    """Turn the pairs into what training takes; `model` is the one that sampled, whose tokenizer knows thought from response."""
+    from inward.training.examples import build_examples, needs_parts
 
-    return build_examples(pairs, outputs, learn_written=at.run.recipe.training.learn_written)
+    settings = at.run.recipe.training
+    if not needs_parts(settings):
+        return build_examples(pairs, outputs, settings)
+    paired = {id for pair in pairs for id in (pair.chosen_id, pair.rejected_id)}
+    starts = find_response_starts(at.run.recipe, at.arm, model, [output for output in outputs if output.id in paired])
+    return build_examples(pairs, outputs, settings, starts)
 
 
 def reference(at: At, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
-    """Store the reference's log-probabilities before the first step."""
+    """Store the reference's log-probabilities before the first step; none for an objective that has no reference."""
     from inward.training.examples import ReferenceLogps
 
     recipe = at.run.recipe
+    if not recipe.training.needs_reference:
+        return []
     return run_shards(
         at.folder / "reference",
         ReferenceLogps,
-        [examples],  # one shard: the very micro-batches of training's first epoch, so that its first loss is log 2
+        cut(examples, recipe.execution.shard_prompts, lambda example: example.pair_id),
         identify=lambda example: example.pair_id,
         place=at.place("reference"),
-        start=partial(prepare, recipe),
-        work=partial(reference_shard, recipe, model, at.seed("training")),
+        start=partial(start_reference, recipe, model),
+        work=partial(reference_shard, recipe),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="pairs",
@@ -112,13 +121,16 @@ def reference(at: At, examples: Sequence[Example], model: Path) -> list[Referenc
 
 
 def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
-    """Train from M_t; return one checkpoint an epoch."""
+    """Train from M_t; return one checkpoint an epoch, fewer than `training.epochs` where it stopped early."""
     from inward.training.batches import steps_per_epoch
+    from inward.training.checkpoint import stored_epochs
+    from inward.training.early_stop import hold_out
 
     run, out = at.run, at.folder / "checkpoints"
-    epochs = run.recipe.training.epochs
+    settings = run.recipe.training
     label = f"{at.arm} iteration {at.t}: training"
-    run.reporter.begin(label, steps_per_epoch(examples, run.recipe.training) * epochs, "steps")
+    trained, _ = hold_out(examples, settings, seed=at.seed("training"))
+    run.reporter.begin(label, steps_per_epoch(trained, settings) * settings.epochs, "steps")
     call = (
         model,
         tuple(examples),
@@ -134,7 +146,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     else:
         train_model(*call, run.reporter.advance)
     run.reporter.end()
-    return [out / f"epoch_{n:02d}" for n in range(1, epochs + 1)]
+    return stored_epochs(out)
 
 
 def validate(

@@ -20,6 +20,7 @@ from inward.running.execute import Advance, Place, devices
 if TYPE_CHECKING:
     from inward.sampling.engine import Engine
     from inward.training.examples import Example, ReferenceLogps
+    from inward.training.reference import Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,20 +90,30 @@ def judge_shard(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output]
     return verdicts
 
 
+def find_response_starts(recipe: Recipe, arm: str, model: Path, outputs: Sequence[Output]) -> dict[str, int]:
+    """Return by output id how many tokens stand before the response, as the tokenizer of the model that sampled has it."""
+    from inward.sampling.transformers_engine import load_tokenizer, plain_text
+    from inward.training.examples import response_start
+
+    tokenizer = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
+    marker = recipe.thought_format("thinking" if arm == "thinking" else "direct").response_marker
+    return {output.id: response_start(output, marker, functools.partial(plain_text, tokenizer)) for output in outputs}
+
+
+def start_reference(recipe: Recipe, model: Path) -> Reference:
+    from inward.training.reference import load_reference
+
+    prepare(recipe)
+    return load_reference(model, recipe.training, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
+
+
 def reference_shard(
-    recipe: Recipe, model: Path, seed: int, _: None, examples: Sequence[Example], advance: Advance
+    recipe: Recipe, reference: Reference, examples: Sequence[Example], advance: Advance
 ) -> list[ReferenceLogps]:
     from inward.training.reference import reference_logps
 
-    rows = reference_logps(
-        model,
-        examples,
-        recipe.training,
-        seed=seed,
-        dtype=recipe.model.dtype,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    advance(len(rows), 0)
+    rows = reference_logps(reference, examples, recipe.training)
+    advance(len(rows), sum(example.tokens for example in examples))
     return rows
 
 
@@ -134,6 +145,7 @@ def train_model(
         seed=seed,
         dtype=recipe.model.dtype,
         trust_remote_code=recipe.model.trust_remote_code,
+        name=f"{recipe.training.tracker_run or costs.parent.name}-{place.arm}-iter_{place.iteration:03d}",
         on_step=on_step,
     )
     steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it

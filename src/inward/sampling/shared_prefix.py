@@ -218,12 +218,8 @@ def _join(batches: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.cat(layers).contiguous() for layers in zip(*batches, strict=True)]
 
 
-def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
-    """Return why this decoder cannot serve the model, or None, and then leave its attention function in the model.
-
-    The last check decodes the tokens `trial` and compares the logits. They must be an ordinary chat prompt: on nonsense a
-    model in bf16 is chaotic, and two correct ways to compute the same attention disagree.
-    """
+def why_not_plain(model: Any) -> str | None:
+    """Return what in the model's configuration is not plain causal attention, or None."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds:
@@ -232,6 +228,17 @@ def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
         return "it attends within a sliding window"
     if getattr(config, "is_encoder_decoder", False) or not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
+    return None
+
+
+def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
+    """Return why this decoder cannot serve the model, or None, and then leave its attention function in the model.
+
+    The last check decodes the tokens `trial` and compares the logits. They must be an ordinary chat prompt: on nonsense a
+    model in bf16 is chaotic, and two correct ways to compute the same attention disagree.
+    """
+    if reason := why_not_plain(model):
+        return reason
     usual = model.config._attn_implementation
     whole = torch.tensor([list(trial)], device=model.device)
     expected = model(whole, use_cache=False).logits[0, -1].float()

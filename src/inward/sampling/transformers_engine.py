@@ -70,7 +70,7 @@ class TransformersEngine:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return plain_text(self.tokenizer, tokens)
 
 
 def load_engine(
@@ -108,6 +108,11 @@ def load_engine(
         stops=_stops(model, tokenizer),
         shared=unsupported is None,
     )
+
+
+def plain_text(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Return the text of tokens without special ones and otherwise untouched: what `Completion.text` is."""
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -> Any:

@@ -17,15 +17,23 @@ that they see, R rows, L tokens of the longest row.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inward.config import Batching
+from inward.sampling.shared_prefix import UNSUPPORTED, UnsupportedAttention, why_not_plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 NAME = "inward_pack"
 BLOCK = 128
 """Queries that are computed at once: of 128, 256 and 512 the fastest or as fast at all lengths tried (two cores, bf16)."""
@@ -85,7 +93,7 @@ def gathered(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: 
     rows, longest = index_RL.shape
 
     def spread(states: Tensor) -> Tensor:
-        return states.index_select(1, index_RL.flatten()).unflatten(1, (rows, longest)).transpose(0, 1)
+        return states.index_select(1, index_RL.flatten()).view(len(states), rows, longest, -1).transpose(0, 1)
 
     out = F.scaled_dot_product_attention(
         spread(query),
@@ -95,7 +103,8 @@ def gathered(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: 
         scale=scaling,
         enable_gqa=query.shape[0] != key.shape[0],
     )
-    return out.transpose(0, 1).flatten(1, 2).index_select(1, place_T)
+    every: Tensor = out.transpose(0, 1).flatten(1, 2)
+    return every.index_select(1, place_T)
 
 
 def attention(
@@ -111,8 +120,6 @@ def attention(
     """Attend within a pack [1, H, T, W]; without a `layout` plain causal attention, whatever the number of rows."""
     from transformers import AttentionInterface
 
-    from inward.sampling.shared_prefix import UNSUPPORTED, UnsupportedAttention
-
     if attention_mask is not None or any(kwargs.get(name) is not None for name in UNSUPPORTED):
         raise UnsupportedAttention(f"{type(module).__name__} needs a mask, a window, a cap or sinks")
     if layout is None:
@@ -124,12 +131,44 @@ def attention(
     return compute(query[0], key[0], value[0], factor, layout).transpose(0, 1).unsqueeze(0), None
 
 
-def register() -> str:
-    """Make the attention function known to `transformers` and return its name there."""
+def settle(model: PreTrainedModel, wanted: Batching) -> Batching:
+    """Give the model this attention and return `wanted`, or "padded" where its own attention is not plain causal attention.
+
+    Which it is, its configuration tells, and a trial: a packed sequence of a few tokens must get the hidden states that the
+    model gives it alone. The reason for "padded" is logged.
+    """
+    if wanted == "padded":
+        return wanted
+    reason = why_not_plain(model) or _trial(model)
+    if reason is None:
+        return wanted
+    log.warning("training %s with padding: %s", type(model).__name__, reason)
+    return "padded"
+
+
+@torch.no_grad()
+def _trial(model: PreTrainedModel) -> str | None:
+    """Leave this attention in the model if it gives what the model's own does, else return why not."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attention)
-    return NAME
+    usual = model.config._attn_implementation
+    layout = Layout((Segment(0, 3), Segment(3, 8, 0, 3), Segment(8, 12, 0, 3)))
+    tokens_T = torch.arange(1, 13, device=model.device) % model.get_input_embeddings().num_embeddings
+    alone = torch.cat([tokens_T[:3], tokens_T[8:]])[None]
+    expected = model.base_model(input_ids=alone, use_cache=False).last_hidden_state[0].float()
+    model.set_attn_implementation(NAME)
+    positions = torch.tensor([layout.positions()], device=model.device)
+    try:
+        packed = model.base_model(input_ids=tokens_T[None], position_ids=positions, layout=layout, use_cache=False)
+    except UnsupportedAttention as reason:
+        model.set_attn_implementation(usual)
+        return str(reason)
+    found = packed.last_hidden_state[0].float()
+    if float((torch.cat([found[:3], found[8:]]) - expected).abs().mean()) <= 0.15 * float(expected.std()):
+        return None
+    model.set_attn_implementation(usual)
+    return "its attention is not plain causal attention: a trial gave other hidden states"
 
 
 class _Blocked(torch.autograd.Function):
@@ -149,7 +188,7 @@ class _Blocked(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value = ctx.saved_tensors
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_key = torch.zeros(key.shape, dtype=torch.promote_types(key.dtype, torch.float32), device=key.device)

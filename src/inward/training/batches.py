@@ -91,10 +91,12 @@ def held_tokens(examples: Sequence[Example], batching: Batching) -> int:
     return sum(example.tokens if batching == "packed" else example.unique_tokens for example in examples)
 
 
-def collate(examples: Sequence[Example], device: torch.device, batching: Batching) -> Batch:
+def collate(examples: Sequence[Example], device: torch.device, batching: Batching = "padded") -> Batch:
     """Lay out a micro-batch. Sequences are numbered chosen first, then the rejected ones in the same order."""
     tokens, layout, starts_R, prompt_ends_R = _padded(examples) if batching == "padded" else _packed(examples, batching)
-    outputs = [(e.chosen_tokens, e.chosen_weights) for e in examples] + [(e.rejected_tokens, e.rejected_weights) for e in examples]
+    outputs = [(e.chosen_tokens, e.chosen_weights) for e in examples] + [
+        (e.rejected_tokens, e.rejected_weights) for e in examples
+    ]
     where, targets, sequences, counted_weights = [], [], [], []
     for sequence, (output, weights) in enumerate(outputs):
         counted = [index for index, weight in enumerate(weights) if weight > 0]

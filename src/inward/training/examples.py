@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import bisect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from inward.config import TrainingSettings
+from inward.errors import TrainingError
 from inward.records import Output, Pair
+
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +54,49 @@ class ReferenceLogps:
     rejected: float
 
 
-def build_examples(pairs: Iterable[Pair], outputs: Iterable[Output], *, learn_written: bool = False) -> list[Example]:
+def build_examples(
+    pairs: Iterable[Pair],
+    outputs: Iterable[Output],
+    settings: TrainingSettings,
+    response_starts: Mapping[str, int] | None = None,
+) -> list[Example]:
     """Return one example a pair, in the order of the pairs, with its outputs found by id.
 
-    Tokens that the engine wrote while scaffolding weigh nothing unless `learn_written`.
+    Tokens weigh what the settings give to the part they stand in. `response_starts` says, by output id, how many tokens stand
+    before the response; it is needed only where the two weights differ (`needs_parts`). Tokens that the engine wrote while
+    scaffolding weigh nothing unless `learn_written`.
     """
+    assert response_starts is not None or not needs_parts(settings), "the weights differ: where does the response start?"
     by_id = {output.id: output for output in outputs}
-    return [_example(pair, by_id, learn_written) for pair in pairs]
+    return [_example(pair, by_id, settings, response_starts or {}) for pair in pairs]
 
 
-def _example(pair: Pair, outputs: dict[str, Output], learn_written: bool) -> Example:
+def needs_parts(settings: TrainingSettings) -> bool:
+    return settings.thought_weight != settings.response_weight
+
+
+def response_start(output: Output, marker: str, decode: Decode) -> int:
+    """Return how many tokens stand before an output's response: up to the one that completes the response marker.
+
+    The marker is thought, and so is a token that holds the marker's end and the response's first characters. Without the
+    marker all is thought; without a marker in the format (`marker` is empty), nothing is. `decode` must be what made
+    `output.text`; the tokens are never made again from text. Raises TrainingError where it is not.
+    """
+    if not marker:
+        return 0
+    tokens = output.tokens
+    if decode(tokens) != output.text:
+        raise TrainingError(
+            f"output {output.id}: its tokens do not give its text with the model's tokenizer, so thought and response cannot "
+            "be told apart in them: set training.thought_weight and training.response_weight to the same value"
+        )
+    if marker not in output.text:
+        return len(tokens)
+    # Once complete, the marker stays in every longer beginning: halve the range instead of decoding each.
+    return bisect.bisect_left(range(len(tokens) + 1), True, key=lambda count: marker in decode(tokens[:count]))
+
+
+def _example(pair: Pair, outputs: dict[str, Output], settings: TrainingSettings, starts: Mapping[str, int]) -> Example:
     assert pair.chosen_id in outputs, f"pair {pair.id}: no output {pair.chosen_id}"
     assert pair.rejected_id in outputs, f"pair {pair.id}: no output {pair.rejected_id}"
     chosen, rejected = outputs[pair.chosen_id], outputs[pair.rejected_id]
@@ -68,12 +106,16 @@ def _example(pair: Pair, outputs: dict[str, Output], learn_written: bool) -> Exa
         pair_id=pair.id,
         prompt_tokens=chosen.prompt_tokens,
         chosen_tokens=chosen.tokens,
-        chosen_weights=_weights(chosen, learn_written),
+        chosen_weights=_weights(chosen, settings, starts),
         rejected_tokens=rejected.tokens,
-        rejected_weights=_weights(rejected, learn_written),
+        rejected_weights=_weights(rejected, settings, starts),
         gap=None if pair.rejected_score is None else pair.chosen_score - pair.rejected_score,
     )
 
 
-def _weights(output: Output, learn_written: bool) -> tuple[float, ...]:
-    return tuple(1.0 if learn_written or not written else 0.0 for written in output.written)
+def _weights(output: Output, settings: TrainingSettings, starts: Mapping[str, int]) -> tuple[float, ...]:
+    start = starts[output.id] if needs_parts(settings) else 0
+    return tuple(
+        0.0 if written and not settings.learn_written else settings.thought_weight if at < start else settings.response_weight
+        for at, written in enumerate(output.written)
+    )

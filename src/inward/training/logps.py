@@ -41,11 +41,9 @@ def token_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     hidden_ND = hidden_TD.index_select(0, batch.where_N)
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear and not getattr(model.config.get_text_config(), "final_logit_softcapping", None):
-        logps_N: Tensor = _LinearHead.apply(hidden_ND, batch.targets_N, head.weight, head.bias, _factor(model))  # type: ignore[no-untyped-call]
-        return logps_N
+        return _apply(_LinearHead, hidden_ND, batch.targets_N, head.weight, head.bias, _factor(model))
     weights = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    logps_N = _AnyHead.apply(model, hidden_ND, batch.targets_N, *weights)  # type: ignore[no-untyped-call]
-    return logps_N
+    return _apply(_AnyHead, model, hidden_ND, batch.targets_N, *weights)
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -68,9 +66,9 @@ def check_head(model: PreTrainedModel) -> None:
 class _LinearHead(torch.autograd.Function):
     """Log-probabilities of targets [N] from hidden states [N, D] and a head [V, D], with a gradient by hand.
 
-    With z = factor * (h W' + b) and p = softmax(z): d logp / dz = onehot - p. So for an incoming gradient g, with u = factor * g,
-    dh = u (W[target] - p W) and dW = onehot' (u h) - p' (u h), and only p has the size of the logits. Gradients of the head add
-    up in fp32.
+    With z = factor * (h W' + b) and p = softmax(z): d logp / dz = onehot - p. So for an incoming gradient g, with
+    u = factor * g, dh = u (W[target] - p W) and dW = onehot' (u h) - p' (u h), and only p has the size of the logits.
+    Gradients of the head add up in fp32.
     """
 
     @staticmethod
@@ -87,23 +85,24 @@ class _LinearHead(torch.autograd.Function):
         return logps_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, targets_N, weight_VD, bias_V = ctx.saved_tensors
         learned = ctx.needs_input_grad[2]
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        total_VD = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if learned else None
-        total_V = torch.zeros(len(weight_VD), dtype=torch.float32, device=weight_VD.device) if bias_V is not None else None
+        sums = {"dtype": torch.promote_types(weight_VD.dtype, torch.float32), "device": weight_VD.device}
+        total_VD = torch.zeros(weight_VD.shape, **sums) if learned else None
+        total_V = torch.zeros(len(weight_VD), **sums) if bias_V is not None else None
         for chunk in _chunks(len(targets_N), len(weight_VD)):
-            hidden, targets, scale_N1 = hidden_ND[chunk], targets_N[chunk], ctx.factor * grad_N[chunk, None]
+            hidden, targets, scale_N1 = hidden_ND[chunk], targets_N[chunk], ctx.factor * grad_N[chunk, None].to(sums["dtype"])
             weights_NV = torch.softmax(_scaled(F.linear(hidden, weight_VD, bias_V), ctx.factor), dim=-1)
             mean_ND = weights_NV @ weight_VD
-            grad_hidden_ND[chunk] = (scale_N1 * (weight_VD[targets].float() - mean_ND)).to(hidden.dtype)
+            grad_hidden_ND[chunk] = (scale_N1 * (weight_VD[targets].to(scale_N1.dtype) - mean_ND)).to(hidden.dtype)
             if total_VD is not None:
                 scaled_ND = scale_N1 * hidden
                 total_VD -= weights_NV.T @ scaled_ND.to(hidden.dtype)
                 total_VD.index_add_(0, targets, scaled_ND)
             if total_V is not None:
-                total_V -= (weights_NV.float() * scale_N1).sum(0)
+                total_V -= (weights_NV * scale_N1).sum(0)
                 total_V.index_add_(0, targets, scale_N1[:, 0])
         grad_VD = None if total_VD is None else total_VD.to(weight_VD.dtype)
         grad_V = None if total_V is None or bias_V is None or not ctx.needs_input_grad[3] else total_V.to(bias_V.dtype)
@@ -122,7 +121,7 @@ class _AnyHead(torch.autograd.Function):
         return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, targets_N = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND)
         totals = [torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) for weight in ctx.weights]
@@ -134,6 +133,11 @@ class _AnyHead(torch.autograd.Function):
             for total, grad in zip(totals, grads, strict=True):
                 total += grad
         return (None, grad_hidden_ND, None, *(t.to(w.dtype) for t, w in zip(totals, ctx.weights, strict=True)))
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    logps_N: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return logps_N
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
@@ -148,7 +152,7 @@ def _scaled(logits: Tensor, factor: float) -> Tensor:
 def _logsumexp(logits_NV: Tensor) -> Tensor:
     """Return log sum exp of each row [N] in fp32."""
     found = []
-    for block in logits_NV.split(CACHED_ROWS if logits_NV.device.type == "cpu" else len(logits_NV)):
+    for block in torch.split(logits_NV, CACHED_ROWS if logits_NV.device.type == "cpu" else len(logits_NV)):
         top_N1 = block.amax(dim=1, keepdim=True).float()
         found.append(block.float().sub_(top_N1).exp_().sum(dim=1).log_().add_(top_N1[:, 0]))
     return torch.cat(found)

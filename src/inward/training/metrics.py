@@ -18,14 +18,22 @@ from inward.storage import storage_errors, write_bytes
 class StepMetrics:
     """One optimiser step. Means are over its pairs; log-probabilities in nats, per sequence, but `nll` per token.
 
-    `step` and `epoch` count from 1. `tokens` counts prompt and completion of both outputs, without padding. `grad_norm`
-    is taken before clipping. `nll` is the chosen outputs' and is reported whether or not the objective holds it.
+    `step` and `epoch` count from 1. `pair_loss` is `loss` without IRPO's NLL; `nll` is the chosen outputs' and is reported
+    whether or not the objective holds it. `accuracy` is the share of pairs with a positive margin. `grad_norm` is taken
+    before clipping. `tokens` counts prompt and completion of both outputs, without padding.
+
+    `kl_on_pairs` is what there is of a KL to the reference: the mean of log(reference / policy) per token that counts, over
+    the chosen and the rejected outputs. Over fresh samples of the reference it would estimate KL(reference || policy)
+    without bias. These are its best and worst of K, drawn with top-p, and trained on: read it as how far the policy has
+    moved on its own pairs. It can be negative. None where the objective has no reference.
+
+    `flops` is the work of the step and `mfu` its share of what the hardware was measured to do; None where not known.
     """
 
     step: int
     epoch: int
     loss: float
-    dpo_loss: float
+    pair_loss: float
     nll: float
     chosen_reward: float
     rejected_reward: float
@@ -33,10 +41,14 @@ class StepMetrics:
     accuracy: float
     chosen_logp: float
     rejected_logp: float
+    kl_on_pairs: float | None
     grad_norm: float
     lr: float
     tokens: int
     seconds: float
+    tokens_per_s: float
+    flops: float | None = None
+    mfu: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +57,13 @@ class PairTerms:
 
     pair_id: str
     loss: float
-    dpo_loss: float
+    pair_loss: float
     nll: float
     chosen_reward: float
     rejected_reward: float
     chosen_logp: float
     rejected_logp: float
+    log_ratio: float
 
 
 def pair_terms(pair_ids: Sequence[str], columns: Mapping[str, Tensor]) -> list[PairTerms]:
@@ -63,9 +76,22 @@ def pair_terms(pair_ids: Sequence[str], columns: Mapping[str, Tensor]) -> list[P
 
 
 def summarise(
-    terms: Sequence[PairTerms], *, step: int, epoch: int, grad_norm: float, lr: float, tokens: int, seconds: float
+    terms: Sequence[PairTerms],
+    *,
+    step: int,
+    epoch: int,
+    grad_norm: float,
+    lr: float,
+    tokens: int,
+    seconds: float,
+    referenced: bool = True,
+    flops: float | None = None,
+    peak_flops: float | None = None,
 ) -> StepMetrics:
-    """Average a step's pairs. The sums are exact, so they do not depend on the order of the micro-batches."""
+    """Average a step's pairs. The sums are exact, so they do not depend on the order of the micro-batches.
+
+    `referenced` says whether there is a reference; `peak_flops` is what the hardware was measured to do in a second.
+    """
 
     def mean(name: str) -> float:
         return math.fsum(getattr(term, name) for term in terms) / len(terms)
@@ -75,7 +101,7 @@ def summarise(
         step=step,
         epoch=epoch,
         loss=mean("loss"),
-        dpo_loss=mean("dpo_loss"),
+        pair_loss=mean("pair_loss"),
         nll=mean("nll"),
         chosen_reward=chosen,
         rejected_reward=rejected,
@@ -83,10 +109,14 @@ def summarise(
         accuracy=sum(term.chosen_reward > term.rejected_reward for term in terms) / len(terms),
         chosen_logp=mean("chosen_logp"),
         rejected_logp=mean("rejected_logp"),
+        kl_on_pairs=0.0 - mean("log_ratio") if referenced else None,
         grad_norm=grad_norm,
         lr=lr,
         tokens=tokens,
         seconds=seconds,
+        tokens_per_s=tokens / seconds,
+        flops=flops,
+        mfu=flops / seconds / peak_flops if flops and peak_flops else None,
     )
 
 

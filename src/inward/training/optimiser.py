@@ -1,8 +1,9 @@
 """AdamW over fp32 master weights, and the learning rate as a function of the step.
 
 At learning rates near 1e-6 an update is far below a bf16 weight's last digit and would be lost. So the weights that are
-trained live in fp32, with fp32 moments; forward and backward run on a bf16 copy that is rounded from them after each step
-(measured on two cores, twice as fast as fp32 weights under autocast). Gradients of micro-batches add up in fp32.
+trained live in fp32, with fp32 moments (or, by bitsandbytes, 8-bit ones); forward and backward run on a bf16 copy that is
+rounded from them after each step (measured on two cores, twice as fast as fp32 weights under autocast). Gradients of
+micro-batches add up in fp32.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inward.config import TrainingSettings
+from inward.errors import MissingExtraError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,25 @@ def round_to_working(weights: Weights) -> None:
             working.copy_(master)
 
 
-def make_optimiser(weights: Weights, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return AdamW over the masters. Biases and norms (fewer than two dimensions) are not decayed."""
+def make_optimiser(weights: Weights, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Return AdamW over the masters. Biases and norms (fewer than two dimensions) are not decayed.
+
+    "adamw_8bit" keeps the moments of weights of 4,096 numbers or more in blocks of 256, each with a scale of its own
+    (arXiv 2110.02861). Raises MissingExtraError without the `bitsandbytes` extra.
+    """
     groups = [
         {"params": [p for p in weights.master if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in weights.master if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+    groups = [group for group in groups if group["params"]]
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise MissingExtraError("bitsandbytes", "bitsandbytes") from None
+    eight_bit: torch.optim.Optimizer = AdamW8bit(groups, lr=settings.learning_rate)
+    return eight_bit
 
 
 def learning_rate(step: int, total: int, settings: TrainingSettings) -> float:

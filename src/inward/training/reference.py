@@ -1,61 +1,77 @@
 """Log-probabilities of the reference, computed once before the first step and stored.
 
-They come by the same path, dtype and micro-batches as the policy's in its first epoch, so that the first step's DPO loss
-is log 2 to the last bit. In bf16 that matters: a matrix product rounds differently in a batch of another shape, which moves
-the log-probability of a sequence of 200 tokens by about one nat (SmolLM2-135M, two cores); in fp32 by nothing there.
+They come by the same path, number format and layout as the policy's. A packed sequence does not depend on what it is packed
+with: attention is computed sequence by sequence, and everything else token by token. So a pair's values are the same in every
+shard, step and epoch wherever the hardware computes the rows of a matrix product alike whatever their number (checked for bf16
+on AVX512 processors, docs/log.md), and the first step's DPO loss is log 2 to the last bit. Elsewhere, as in padded bf16
+batches, the two differ by rounding: about one nat for 200 tokens was seen.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from inward.config import TrainingSettings
+from inward.config import Batching, TrainingSettings
 from inward.errors import TrainingError
-from inward.training.batches import collate, epoch_steps
+from inward.training.attention import settle
+from inward.training.batches import collate, micro_batches
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.logps import check_head, sequence_logps
 from inward.training.weights import load_model, working_dtype
 
-__all__ = ["ReferenceLogps", "align_reference", "reference_logps"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Reference", "ReferenceLogps", "align_reference", "load_reference", "reference_logps"]
 
 
-def reference_logps(
-    model_path: Path,
-    examples: Sequence[Example],
-    settings: TrainingSettings,
-    *,
-    seed: int,
-    dtype: str,
-    trust_remote_code: bool = False,
-) -> list[ReferenceLogps]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The reference model, and how its micro-batches are laid out."""
+
+    model: PreTrainedModel
+    batching: Batching
+    path: Path
+    dtype: str
+
+
+def load_reference(path: Path, settings: TrainingSettings, *, dtype: str, trust_remote_code: bool = False) -> Reference:
+    model = load_model(path, working_dtype(path, dtype), trust_remote_code=trust_remote_code)
+    check_head(model)
+    return Reference(model=model, batching=settle(model, settings.batching), path=path, dtype=dtype)
+
+
+@torch.no_grad()
+def reference_logps(reference: Reference, examples: Sequence[Example], settings: TrainingSettings) -> list[ReferenceLogps]:
     """Return the reference's log-probabilities of every example, in the order of the examples.
 
     Raises TrainingError where one is not finite, naming the pair.
     """
-    model = load_model(model_path, working_dtype(model_path, dtype), trust_remote_code=trust_remote_code)
-    check_head(model)
     found: dict[str, ReferenceLogps] = {}
-    with torch.no_grad():
-        for step in epoch_steps(examples, settings, seed=seed, epoch=1):
-            for micro in step:
-                chosen, rejected = sequence_logps(model, collate(micro, model.device)).view(2, -1).tolist()
-                for example, good, bad in zip(micro, chosen, rejected, strict=True):
-                    found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
+    for micro in micro_batches(examples, settings.batch_tokens, reference.batching):
+        batch = collate(micro, reference.model.device, reference.batching)
+        chosen, rejected = sequence_logps(reference.model, batch).view(2, -1).tolist()
+        for example, good, bad in zip(micro, chosen, rejected, strict=True):
+            found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
     for logps in found.values():
         if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
             raise TrainingError(
-                f"the reference {model_path} gives pair {logps.pair_id} the log-probabilities {logps.chosen} and "
-                f"{logps.rejected}: its weights may be damaged, or overflow in {dtype}; try model.dtype = 'float32'"
+                f"the reference {reference.path} gives pair {logps.pair_id} the log-probabilities {logps.chosen} and "
+                f"{logps.rejected}: its weights may be damaged, or overflow in {reference.dtype}; try model.dtype = 'float32'"
             )
     return [found[example.pair_id] for example in examples]
 
 
 def align_reference(reference: Mapping[str, ReferenceLogps], pair_ids: Sequence[str], device: torch.device) -> Tensor:
-    """Return the stored values of a micro-batch's rows [2B], fp32: all chosen, then all rejected."""
+    """Return the stored values of a micro-batch's rows [2B], fp32: all chosen, then all rejected; 0 without a reference."""
+    if not reference:
+        return torch.zeros(2 * len(pair_ids), dtype=torch.float32, device=device)
     values = [reference[pair_id].chosen for pair_id in pair_ids] + [reference[pair_id].rejected for pair_id in pair_ids]
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,7 +1,8 @@
-"""The training loop: DPO or IRPO from one model folder, full or LoRA, to one checkpoint an epoch.
+"""The training loop: an objective from one model folder, full or LoRA, to one checkpoint an epoch.
 
     out/epoch_01/ ...   a complete model folder each, or a LoRA adapter; never rewritten
     out/metrics.jsonl   one line an optimiser step
+    out/held_out.jsonl  one line an epoch, with `training.early_stop`
     out/state/          what training goes on from after a kill; gone once the last epoch is stored
     out/training.json   what the result depends on; a folder made with anything else is refused
 
@@ -18,22 +19,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
+from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
 from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
-from inward.training.batches import MicroBatches, collate, steps_from, steps_per_epoch
-from inward.training.checkpoint import load_state, save_state, saved_step
+from inward.training.batches import collate, micro_batches, steps_from, steps_per_epoch
+from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
+from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.logps import sequence_logps
 from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.trainee import Trainee, make_trainee, seeded, write_checkpoint
+from inward.training.trackers import Tell, require_packages, tracking
+from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,7 @@ class Job:
 
     model_path: Path
     examples: tuple[Example, ...]
+    held_out: tuple[Example, ...]
     reference: Mapping[str, ReferenceLogps]
     settings: TrainingSettings
     out: Path
@@ -61,30 +69,45 @@ def train(
     seed: int,
     dtype: str,
     trust_remote_code: bool = False,
+    name: str = "inward",
     on_step: Callable[[StepMetrics], None] | None = None,
 ) -> list[Path]:
     """Train on the examples and return the checkpoints, one an epoch; go on where an earlier call was stopped.
 
-    `on_step` is called after each step taken now, not for those of an earlier call. Raises TrainingError (no examples, a
-    loss or gradient that is not finite), RunChangedError (`out` was made from something else), StorageError, UsageError.
+    `name` is the run's at the trackers. `on_step` is called after each step taken now, not for those of an earlier call.
+    Raises TrainingError (no examples, a loss or gradient that is not finite), RunChangedError (`out` was made from something
+    else), StorageError, UsageError.
     """
     if not examples:
         raise TrainingError(
             "there are no pairs to train on: the judge told no two outputs of any prompt apart. Sample more outputs "
             "(sampling.k), use more prompts (prompts.per_iteration), or lower pairing.min_gap"
         )
+    require_packages(settings)
     by_id = {logps.pair_id: logps for logps in reference}
-    missing = [example.pair_id for example in examples if example.pair_id not in by_id]
+    missing = [example.pair_id for example in examples if example.pair_id not in by_id and settings.needs_reference]
     assert not missing, f"no reference log-probabilities for pairs {missing}"
-    job = Job(model_path=model_path, examples=tuple(examples), reference=by_id, settings=settings, out=out, seed=seed)
+    training, held_out = hold_out(examples, settings, seed=seed)
+    job = Job(
+        model_path=model_path,
+        examples=tuple(training),
+        held_out=tuple(held_out),
+        reference=by_id,
+        settings=settings,
+        out=out,
+        seed=seed,
+    )
     _claim(job, dtype)
-    if not job.epoch(settings.epochs).exists():
-        _run(job, make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code), on_step)
+    done = saved_step(out / "state")
+    if not _finished(job):
+        trainee = make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code)
+        with tracking(settings, out, name=name, done=done) as tell:
+            _run(job, trainee, tell, on_step)
     remove(out / "state")
-    return [job.epoch(number) for number in range(1, settings.epochs + 1)]
+    return stored_epochs(out)
 
 
-def _run(job: Job, trainee: Trainee, on_step: Callable[[StepMetrics], None] | None) -> None:
+def _run(job: Job, trainee: Trainee, tell: Tell, on_step: Tell | None) -> None:
     """Take the steps that are missing. An epoch's state is stored before its folder, which is then made from that state."""
     state, metrics_path = job.out / "state", job.out / "metrics.jsonl"
     per_epoch = steps_per_epoch(job.examples, job.settings)
@@ -92,38 +115,59 @@ def _run(job: Job, trainee: Trainee, on_step: Callable[[StepMetrics], None] | No
     cut_metrics(metrics_path, done)
     if done:
         load_state(state, done, trainee.weights, trainee.optimiser)
-        _store_epoch(job, trainee, done, per_epoch)
-    for step, epoch, micro_batches in steps_from(done, job.examples, job.settings, seed=job.seed):
-        metrics = _step(job, trainee, micro_batches, step, epoch)
+        if _end_epoch(job, trainee, done, per_epoch):
+            return
+    for step, epoch, pairs in steps_from(done, job.examples, job.settings, seed=job.seed):
+        metrics = _step(job, trainee, pairs, step, epoch)
         append_metrics(metrics_path, metrics)
         done = step + 1
         if done % job.settings.save_steps == 0 or done % per_epoch == 0:
             sync_metrics(metrics_path)
             save_state(state, done, trainee.weights, trainee.optimiser)
-        _store_epoch(job, trainee, done, per_epoch)
+        ended = _end_epoch(job, trainee, done, per_epoch)
+        tell(metrics)
         if on_step:
             on_step(metrics)
+        if ended:
+            return
 
 
-def _store_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> None:
+def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
+    """Where `done` steps end an epoch, store what is missing of it; say whether it was the last one."""
     number, inside = divmod(done, per_epoch)
-    if not inside and not job.epoch(number).exists():
+    if inside:
+        return False
+    if not job.epoch(number).exists():
         write_checkpoint(trainee, job.model_path, job.epoch(number))
+    if job.held_out and len(read_held_out(job.out)) < number:
+        add_held_out(job.out, _held_out(job, trainee, number))
+    return _finished(job)
 
 
-def _step(job: Job, trainee: Trainee, micro_batches: MicroBatches, step: int, epoch: int) -> StepMetrics:
+def _finished(job: Job) -> bool:
+    """Say whether every epoch is stored that there will be."""
+    if job.settings.early_stop is None:
+        return job.epoch(job.settings.epochs).exists()
+    losses = [row.loss for row in read_held_out(job.out)]
+    return len(losses) == job.settings.epochs or stops(losses, job.settings.early_stop)
+
+
+def _held_out(job: Job, trainee: Trainee, epoch: int) -> HeldOut:
+    """Measure the held-out pairs."""
+    micros = micro_batches(job.held_out, job.settings.batch_tokens, trainee.batching)
+    with torch.no_grad(), evaluating(trainee.model):
+        terms = [term for micro in micros for term in _pair_losses(job, trainee, micro)[1]]
+    return summarise_held_out(terms, epoch)
+
+
+def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch: int) -> StepMetrics:
     """Take one optimiser step: the mean of the loss over all pairs of its micro-batches."""
     started = time.perf_counter()
     settings = job.settings
-    pairs = [example for micro in micro_batches for example in micro]
     terms: list[PairTerms] = []
     with seeded(job.seed, step):
-        for micro in micro_batches:
-            batch = collate(micro, trainee.model.device)
-            policy_R = sequence_logps(trainee.model, batch)
-            reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
-            loss_B, columns = losses(settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
-            found = pair_terms(batch.pair_ids, columns)
+        for micro in micro_batches(pairs, settings.batch_tokens, trainee.batching):
+            loss_B, found = _pair_losses(job, trainee, micro)
             terms += found
             if not all(math.isfinite(term.loss) for term in found):
                 _stop(job, "the loss", step, epoch, micro, terms)
@@ -146,17 +190,28 @@ def _step(job: Job, trainee: Trainee, micro_batches: MicroBatches, step: int, ep
         lr=rate,
         tokens=sum(example.tokens for example in pairs),
         seconds=time.perf_counter() - started,
+        referenced=settings.needs_reference,
     )
+
+
+def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, list[PairTerms]]:
+    """Return the loss of each pair of a micro-batch [B], with its graph, and its parts as plain numbers."""
+    batch = collate(micro, trainee.model.device, trainee.batching)
+    policy_R = sequence_logps(trainee.model, batch)
+    reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
+    loss_B, columns = losses(job.settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
+    return loss_B, pair_terms(batch.pair_ids, columns)
 
 
 def _claim(job: Job, dtype: str) -> None:
     """Make `out`, refuse one that was made from something else, and clear what a killed call left behind."""
     files = sorted(path for path in job.model_path.glob("*") if path.suffix in (".safetensors", ".bin", ".json"))
+    examples = (*job.examples, *job.held_out)
     identity = {
-        "examples": _digest([asdict(example) for example in sorted(job.examples, key=lambda example: example.pair_id)]),
+        "examples": _digest([asdict(example) for example in sorted(examples, key=lambda example: example.pair_id)]),
         "reference": _digest([asdict(job.reference[pair_id]) for pair_id in sorted(job.reference)]),
         "model": _digest([(path.name, path.stat().st_size) for path in files]),
-        "settings": job.settings.model_dump(mode="json"),
+        "settings": job.settings.model_dump(mode="json", exclude={"trackers", "tracker_project", "tracker_run"}),
         "seed": job.seed,
         "dtype": dtype,
     }
@@ -186,7 +241,7 @@ def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example
     rows = [
         asdict(example)
         | {name: str(value) for name, value in asdict(found[example.pair_id]).items() if name != "pair_id"}
-        | {f"reference_{name}": str(getattr(job.reference[example.pair_id], name)) for name in ("chosen", "rejected")}
+        | {f"reference_{name}": str(getattr(job.reference.get(example.pair_id), name, None)) for name in ("chosen", "rejected")}
         for example in examples
     ]
     path = job.out / "bad_batch.json"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inward.config import LoraSettings, TrainingSettings
+from inward.config import Batching, LoraSettings, TrainingSettings
 from inward.errors import UsageError
 from inward.storage import read_json, whole_folder, write_json
+from inward.training.attention import settle
 from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it."""
+    """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it.
+
+    `batching` is how its micro-batches are laid out.
+    """
 
     model: PreTrainedModel
     adapted: PeftModel | None
     weights: Weights
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
+    batching: Batching
 
 
 def make_trainee(
@@ -40,12 +45,15 @@ def make_trainee(
     working = working_dtype(model_path, dtype)
     model = load_model(model_path, working, trust_remote_code=trust_remote_code)
     check_head(model)
+    batching = settle(model, settings.batching)
     adapted = _adapt(model, settings.lora, seed) if settings.lora else None
+    if settings.gradient_checkpointing:
+        _recompute_layers(model)
     originals = model
     if adapted is None and working not in (torch.float32, stored_dtype(model_path)):
         originals = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
     weights = make_weights(model, originals)
-    return Trainee(model, adapted, weights, make_optimiser(weights, settings))
+    return Trainee(model, adapted, weights, make_optimiser(weights, settings), batching)
 
 
 def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
@@ -58,12 +66,42 @@ def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
 
 
 @contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch off what only training does (LoRA's dropout) inside the block."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def seeded(*key: object) -> Iterator[None]:
     """Draw torch's random numbers as a function of `key` alone inside the block; outside nothing changes."""
     number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6])
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(number)
         yield
+
+
+def _recompute_layers(model: PreTrainedModel) -> None:
+    """Have each layer's activations computed again in the backward pass instead of kept. The gradients are the same.
+
+    transformers does so only in layers that are in training mode, so those get its flag, and their own dropout is set to 0.
+    """
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UsageError(f"training.gradient_checkpointing does not work with this model: {error}") from error
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name, value in vars(module).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
 
 def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
