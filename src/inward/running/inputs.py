@@ -50,7 +50,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
-    for judge in dict.fromkeys((recipe.judge, recipe.validation_judge)):
+    for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:
         check_judge(judge, prompts)
     for note in (*loaded.notes, *notes):
         run.reporter.say(note)

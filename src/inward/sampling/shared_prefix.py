@@ -218,6 +218,16 @@ def _join(batches: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.cat(layers).contiguous() for layers in zip(*batches, strict=True)]
 
 
+def why_not_full(config: Any) -> str | None:
+    """Return why not every layer of a model attends to all that stands before, as its (text) configuration has it, or None."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        return f"it has layers of kind {', '.join(sorted(kinds))}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it attends within a sliding window"
+    return None
+
+
 def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
     """Return why this decoder cannot serve the model, or None, and then leave its attention function in the model.
 
@@ -225,11 +235,8 @@ def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
     model in bf16 is chaotic, and two correct ways to compute the same attention disagree.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
-        return f"it has layers of kind {', '.join(sorted(kinds))}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "it attends within a sliding window"
+    if partial := why_not_full(config):
+        return partial
     if getattr(config, "is_encoder_decoder", False) or not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     usual = model.config._attn_implementation
