@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,19 @@ from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 
 def tiny_reward_model(
-    path: Path, *, labels: int = 1, pad: bool = True, context: int = 1024, chat_template: str | None = CHAT_TEMPLATE
+    path: Path,
+    *,
+    labels: int = 1,
+    names: Sequence[str] = (),
+    pad: bool = True,
+    context: int = 1024,
+    chat_template: str | None = CHAT_TEMPLATE,
+    **more: Any,
 ) -> Path:
-    """Save a random fp32 Llama with a score head and its byte-level tokenizer; `pad` False leaves both without a pad token."""
+    """Save a random fp32 Llama with a score head and its byte-level tokenizer; `pad` False leaves both without a pad token.
+
+    `names` are those of its labels, `more` goes into the configuration.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -25,11 +36,15 @@ def tiny_reward_model(
         num_key_value_heads=2,
         max_position_embeddings=context,
         initializer_range=0.3,
-        num_labels=labels,
+        num_labels=len(names) or labels,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=tokenizer.pad_token_id if pad else None,
+        **more,
     )
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: place for place, name in enumerate(names)}
     if not pad:
         tokenizer.pad_token = None
     with torch.random.fork_rng(devices=[]):

@@ -84,8 +84,9 @@ def test_simpo_with_weighted_parts_and_an_early_stop(place: tuple[Path, Forks], 
 
 
 def test_a_reward_model_judges_and_no_malformed_or_unscored_output_is_chosen(place: tuple[Path, Forks], tmp_path: Path) -> None:
-    reward = tiny_reward_model(tmp_path / "reward")
-    judge = f'judge={{ kind = "reward_model", path = "{reward}", dtype = "float32" }}'
+    reward = tiny_reward_model(tmp_path / "reward", names=("help", "length"))
+    weights = "objectives = { help = 1.0, length = -0.2 }"
+    judge = f'judge={{ kind = "reward_model", path = "{reward}", dtype = "float32", {weights} }}'
     done = run(place, tmp_path / "run", judge)
     for arm in ("thinking", "direct"):
         folder = done.iteration(arm, 1)

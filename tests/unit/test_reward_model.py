@@ -231,7 +231,7 @@ def test_the_name_tells_models_and_settings_apart(folder: Path) -> None:
 def test_what_is_no_reward_model_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"judge\.path .*absent.* cannot be loaded"):
         RewardModel(settings(tmp_path / "absent"))
-    with pytest.raises(UsageError, match="has 3 labels; a reward model has one"):
+    with pytest.raises(UsageError, match=r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\); without weights"):
         RewardModel(settings(tiny_reward_model(tmp_path / "three", labels=3)))
     language_model = tiny_model(tmp_path / "language")
     with pytest.raises(UsageError, match="has 2 labels"):

@@ -51,14 +51,31 @@ class VerifiableJudge(Settings):
 
 
 class RewardModelJudge(Settings):
-    """Score = the scalar of a sequence-classification model. A pair longer than `max_tokens` is cut and counted."""
+    """Score = the number that a sequence-classification model gives, or several of its numbers by `objectives`.
+
+    `objectives` are weights of what the model rates, by its label's name or its place ("0"): the score is their weighted sum.
+    `output` "sigmoid" puts the score between 0 and 1. `input` says how prompt and response are shown: by the chat template,
+    as a plain pair of texts, or ("auto") by the template where there is one. A pair longer than `max_tokens` is cut and
+    counted. `trust_remote_code` runs code that comes with the model, which models with a head of their own need.
+    `share_prompts` reads each prompt once for all its responses, where the model allows it.
+    """
 
     kind: Literal["reward_model"]
     path: str
     dtype: Dtype = "auto"
     trust_remote_code: bool = False
+    objectives: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={})
+    output: Literal["raw", "sigmoid"] = "raw"
+    input: Literal["auto", "chat", "pair"] = "auto"
+    share_prompts: bool = True
     max_tokens: int = Field(default=4096, gt=0)
     batch_tokens: int = Field(default=16384, gt=0)
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.objectives and not any(self.objectives.values()):
+            raise ValueError("judge.objectives has no weight but 0, so that every score would be 0: give one of them a weight")
+        return self
 
 
 class PairwiseJudge(Settings):

@@ -55,4 +55,6 @@ def loads_model(settings: JudgeSettings) -> bool:
 
 def lowest_score(settings: JudgeSettings) -> float | None:
     """Return the lowest score that the judge can give, or None where there is none (strengths are unbounded too)."""
+    if isinstance(settings, RewardModelJudge):
+        return 0.0 if settings.output == "sigmoid" else None
     return 0.0 if isinstance(settings, VerifiableJudge) else None

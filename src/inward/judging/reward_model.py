@@ -1,129 +1,116 @@
-"""A judge that is a reward model: any `AutoModelForSequenceClassification` of transformers with a single label.
+"""A judge that is a reward model: any `AutoModelForSequenceClassification` of transformers, or one with its own head.
 
-What can go wrong without a word in such code is settled here as follows.
-- The chat template is applied once to [user: prompt, assistant: response] and brings its own special tokens; none is added.
-  A tokenizer without one gets the two texts as a pair (with a separator token) or as one text with a blank line between.
-- A text that spells out a special token ("<|im_end|>") would be tokenised as that token: a response could end its own turn
-  and forge others. It is unscored. (Of turn markers that a template writes as plain text nothing can be told.)
-- A template that drops or alters a text (some take "<think>" out) leaves the response unscored.
-- A conversation longer than the limit loses the end of its *response*; the template's closing tokens stay, because models
-  read their score there. The cut is noted in the ruling; a prompt that leaves no room for a response is unscored.
-- Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad
-  with; where there is none, each batch pads with an id that none of its rows holds.
-- The score is computed in fp32: a bf16 head has 8 bits, which makes ties.
+What it reads is made in `reward_rows`, what its head says is understood in `reward_heads`, and each prompt is read once for all
+its responses by `reward_prefix` where the model allows it. Here they meet: rows sorted by length, in batches of so many padded
+tokens.
+- Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad with;
+  where there is none, each batch pads with an id that none of its rows holds.
+- A model is tried on a few short conversations when it is loaded: the form of what its head puts out, whether prompts can be
+  read apart, and, of a head that is the model's own code, whether padding changes its scores (then nothing is padded).
+- Reading prompts apart gives the same sums in another order: equal scores in fp32, and in 16 bits ones that differ by their
+  rounding, so that the judge's name says it there.
 """
 
 from __future__ import annotations
 
-import bisect
 import json
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
 from inward.hardware import device, resolve_dtype
+from inward.judging import reward_heads, reward_prefix
 from inward.judging.judge import Group, Ruling
+from inward.judging.reward_heads import Reading
+from inward.judging.reward_rows import Conversations, Family, Row, batches, by_content, families, unused_id
 
 if TYPE_CHECKING:
     import torch
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """One conversation as token ids, cut to the limit; `full` is its length before the cut."""
-
-    group: int
-    first: int
-    tokens: list[int]
-    types: list[int] | None
-    full: int
+TRIAL = (
+    ("What is a fen, and how does it differ from a bog?", ("It is fed by ground water, a bog by rain.", "I do not know.")),
+    ("Name a river.", ("The Elbe.", "The Elbe, which rises in the Giant Mountains and ends in the North Sea.")),
+)
+ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
+"""How far correct ways to compute the same may lie apart, as a share of its size; a wrong way is far beyond."""
 
 
 class RewardModel:
-    """Score = the single logit of a sequence-classification model. Raises `UsageError` where the model is not such a one."""
+    """Score = the number of a model's head. Raises `UsageError` where the model is not such a one."""
 
     def __init__(self, settings: RewardModelJudge) -> None:
         self._settings = settings
         self._device = device()
         self._dtype = resolve_dtype(settings.dtype, self._device)
-        self._tokenizer, self._model = _load(settings, self._dtype, self._device)
-        self._limit = _limit(settings, self._tokenizer, self._model)
-        self._markers = self._find_markers()
+        loaded = reward_heads.load(settings, self._dtype, self._device)
+        self._model = loaded.model
+        context = _context(loaded.tokenizer, loaded.model)
+        self.conversations = Conversations(loaded.tokenizer, min(settings.max_tokens, context), settings.input)
         self._pad: int | None = self._model.config.get_text_config().pad_token_id
+        trial = by_content([row for at in range(len(TRIAL)) for row in self.conversations.trial(at, *TRIAL[at], context)])
+        numbers_BN = self._try(trial)
+        self._objectives = reward_heads.resolve(settings, self._model.config, numbers_BN.shape[1])
+        self._even = loaded.own_code and self._padding_matters(trial, numbers_BN)
+        self.why_unshared = self._why_unshared(trial)
 
     @property
     def name(self) -> str:
-        """The model with whatever can alter its scores: number format and limit in tokens."""
-        return f"reward_model({self._settings.path}, {str(self._dtype).removeprefix('torch.')}, max_tokens={self._limit})"
+        """The model with whatever can alter its scores: number format, limit in tokens, form of input and output, weights."""
+        settings, dtype = self._settings, str(self._dtype).removeprefix("torch.")
+        parts = [settings.path, dtype, f"max_tokens={self.conversations.limit}"]
+        parts += [settings.input] if settings.input != "auto" else []
+        parts += [" ".join(f"{weight:+} {name}" for name, weight in settings.objectives.items())] if settings.objectives else []
+        parts += [settings.output] if settings.output != "raw" else []
+        parts += ["prompts read once"] if self.why_unshared is None and dtype != "float32" else []
+        return f"reward_model({', '.join(parts)})"
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         rulings: dict[tuple[int, int], Ruling] = {}
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for index, group in enumerate(groups):
             for first, response in enumerate(group.responses):
-                row = self._row(index, first, group.prompt.text, response)
+                row = self.conversations.row(index, first, group.prompt.text, response)
                 if isinstance(row, str):
                     rulings[index, first] = Ruling(first=first, unscored=row)
                 else:
                     rows.append(row)
-        rows.sort(key=lambda row: (len(row.tokens), row.tokens))  # by content, so that batches do not depend on the order
-        for batch in _batches(rows, self._settings.batch_tokens):
-            for row, value in zip(batch, self._values(batch), strict=True):
-                rulings[row.group, row.first] = _ruling(row, value)
+        for row, reading in self._read(rows):
+            rulings[row.group, row.first] = _ruling(row, reading)
         return [[rulings[index, first] for first in range(len(group.responses))] for index, group in enumerate(groups)]
 
-    def _row(self, group: int, first: int, prompt: str, response: str) -> _Row | str:
-        """Return the conversation in tokens, or the reason why it cannot be scored."""
-        for name, text in (("prompt", prompt), ("response", response)):
-            if marker := self._spelled_out(text):
-                return f"the {name} spells out {marker}, a special token of the reward model"
-        if self._tokenizer.chat_template is not None:
-            shown = self._tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
-            if prompt.strip() not in shown or response.strip() not in shown:
-                return "the reward model's chat template alters the text"
-        tokens, types = self._encode(prompt, response)
-        full = len(tokens)
-        if full > self._limit:
-            kept = bisect.bisect_right(
-                range(len(response)), self._limit, key=lambda size: len(self._encode(prompt, response[:size])[0])
-            )
-            if kept <= 1:
-                return f"the prompt leaves no room for a response in {self._limit} tokens"
-            tokens, types = self._encode(prompt, response[: kept - 1])
-        return _Row(group=group, first=first, tokens=tokens, types=types, full=full)
+    def _read(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Reading]]:
+        shared, others = families(rows) if self.why_unshared is None else ([], by_content(rows))
+        for numbers_BN, batch in self._numbers(shared, others):
+            yield from zip(batch, reward_heads.readings(self._settings, self._objectives, numbers_BN), strict=True)
 
-    def _find_markers(self) -> dict[int, str]:
-        """Return the tokens that no text may hold: the special ones, and what else the template writes beside plain text."""
-        added = self._tokenizer.added_tokens_decoder
-        template = self._encode("question", "answer")[0]
-        words = {token for token in template if token in added and any(map(str.isalnum, str(added[token])))}  # no line breaks
-        return {token: str(entry) for token, entry in added.items() if entry.special or token in words}
+    def _numbers(self, shared: Sequence[Family], others: Sequence[Row]) -> Iterator[tuple[torch.Tensor, list[Row]]]:
+        """Yield what the head puts out, batch by batch: first for rows that share a prompt, then for all others."""
+        budget = self._settings.batch_tokens
+        for some in batches(shared, budget, lambda family: (0, family.size)):
+            prompts = self._prompts(some)
+            ends = [(at, family.size, row) for at, family in enumerate(some) for row in family.rows]
+            ends.sort(key=lambda end: (len(end[2].tokens) - end[1], end[2].tokens))
+            for batch in batches(ends, budget, lambda end: (end[1], len(end[2].tokens) - end[1])):
+                rows = [row for _, _, row in batch]
+                sizes = [len(row.tokens) for row in rows]
+                with reward_prefix.continuing(self._model.base_model, prompts, [at for at, _, _ in batch], sizes):
+                    numbers_BN = self._forward(rows)
+                yield numbers_BN, rows
+        for rows in batches(others, budget, lambda row: (0, len(row.tokens)), even=self._even):
+            yield self._forward(rows), rows
 
-    def _spelled_out(self, text: str) -> str | None:
-        """Return a marker that `text` holds, as written or once normalised (the unknown token is not one to forge)."""
-        found = set(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        found.discard(self._tokenizer.unk_token_id)
-        return next((marker for token, marker in self._markers.items() if marker in text or token in found), None)
-
-    def _encode(self, prompt: str, response: str) -> tuple[list[int], list[int] | None]:
-        tokenizer = self._tokenizer
-        if tokenizer.chat_template is not None:
-            shown = tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
-            return tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"], None
-        if tokenizer.sep_token_id is None:
-            return tokenizer(f"{prompt}\n\n{response}", verbose=False)["input_ids"], None
-        encoded = tokenizer(prompt, response, verbose=False)
-        return encoded["input_ids"], encoded.get("token_type_ids")
-
-    def _values(self, rows: Sequence[_Row]) -> list[float]:
-        """Score one batch of B rows padded to T tokens."""
+    def _prompts(self, some: Sequence[Family]) -> reward_prefix.Prompts:
         import torch
 
-        pad = _unused_id(rows) if self._pad is None else self._pad
+        with torch.inference_mode():
+            return reward_prefix.read_prompts(self._model.base_model, some)
+
+    def _forward(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Return what the head puts out for one batch of B rows padded to T tokens: [B, N]."""
+        import torch
+
+        pad = unused_id(rows) if self._pad is None else self._pad
         self._model.config.get_text_config().pad_token_id = pad  # the model looks for its last token by this
         width = max(len(row.tokens) for row in rows)
         tokens_BT = torch.full((len(rows), width), pad)
@@ -139,99 +126,76 @@ class RewardModel:
         if rows[0].types is not None:
             inputs["token_type_ids"] = types_BT
         with torch.inference_mode():
-            logits = self._model(**{name: tensor.to(self._device) for name, tensor in inputs.items()}).logits
-        if logits.numel() != len(rows):
-            raise UsageError(f"judge.path {self._settings.path!r} does not give one number a response: it is no reward model")
-        values: list[float] = logits.reshape(-1).float().tolist()
-        return values
+            output = self._model(**{name: tensor.to(self._device) for name, tensor in inputs.items()})
+        return reward_heads.numbers(self._settings, output, len(rows))
+
+    def _try(self, trial: Sequence[Row]) -> torch.Tensor:
+        """Return what the head puts out for the trial. Raises `UsageError` where a head of the model's own code fails."""
+        try:
+            return self._forward(trial)
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            cure = " (set judge.dtype = 'float32' if it is about number formats)" if self._dtype.itemsize < 4 else ""
+            raise UsageError(
+                f"judge.path {self._settings.path!r} cannot score an ordinary conversation: {error}{cure}"
+            ) from error
+
+    def _padding_matters(self, trial: Sequence[Row], padded_BN: torch.Tensor) -> bool:
+        """Say whether rows alone get other numbers than rows in a padded batch, measured by how much the rows differ."""
+        import torch
+
+        alone_BN = torch.cat([self._forward([row]) for row in trial])
+        spread = float((alone_BN - alone_BN.mean(0)).norm())
+        return not float((alone_BN - padded_BN).norm()) <= self._rounding * spread + 1e-6
+
+    def _why_unshared(self, trial: list[Row]) -> str | None:
+        """Return why prompts are not read once for all their responses, or None where they are."""
+        if not self._settings.share_prompts:
+            return "judge.share_prompts is false"
+        body = self._model.base_model
+        if body is self._model or trial[0].types is not None:
+            return "it is an encoder, or its body cannot be told from its head"
+        if self._even:
+            return "padding changes its scores"
+        shared, others = families(trial)
+        if not shared:
+            return "its prompts are too short"
+
+        def run(apart: bool) -> torch.Tensor:
+            import torch
+
+            seen: list[torch.Tensor] = []
+            hook = body.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state.float()))
+            try:
+                got = list(self._numbers(shared, others) if apart else self._numbers([], trial))
+            finally:
+                hook.remove()
+            if len(got) != len(seen):
+                raise reward_prefix.Unshareable("its head does not call its body once")
+            rows = [row for _, batch in got for row in batch]
+            hidden = [part for batch in seen for part in batch]
+            placed = {(row.group, row.first): part[: len(row.tokens)] for row, part in zip(rows, hidden, strict=True)}
+            return torch.cat([placed[key] for key in sorted(placed)])
+
+        return reward_prefix.why_unshared(body, self._model.config.get_text_config(), run, self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return ROUNDING[str(self._dtype).removeprefix("torch.")]
 
 
 def check(settings: RewardModelJudge) -> None:
     """Look at the model's configuration only: a wrong name shows before anything is sampled. Raises `UsageError`."""
-    from transformers import AutoConfig
-
-    with _loading(settings):
-        _one_label(settings, AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code))
+    reward_heads.check(settings)
 
 
-@contextmanager
-def _loading(settings: RewardModelJudge) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UsageError(
-            f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}"
-        ) from error
+def _context(tokenizer: Any, model: Any) -> int:
+    """Return the longest conversation in tokens that the model can take."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(int(positions or tokenizer.model_max_length), int(tokenizer.model_max_length))
 
 
-def _one_label(settings: RewardModelJudge, config: Any) -> None:
-    if config.num_labels != 1:
-        raise UsageError(
-            f"judge.path {settings.path!r} has {config.num_labels} labels; a reward model has one. "
-            "Give a model trained to score."
-        )
-
-
-def _load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    trust = {"trust_remote_code": settings.trust_remote_code}
-    with _loading(settings):
-        config = AutoConfig.from_pretrained(settings.path, **trust)
-        _one_label(settings, config)
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, **trust)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            settings.path, config=config, dtype=dtype, output_loading_info=True, **trust
-        )
-    if absent := sorted(report["missing_keys"]):
-        # transformers would fill these with random numbers and go on: a language model without a score head, most often
-        raise UsageError(
-            f"judge.path {settings.path!r} has no weights for {', '.join(absent[:3])}: it was not trained as a reward model"
-        )
-    _score_in_fp32(model)
-    return tokenizer, model.to(device).eval()
-
-
-def _score_in_fp32(model: Any) -> None:
-    import torch
-
-    for head in (getattr(model, "score", None), getattr(model, "classifier", None)):
-        if isinstance(head, torch.nn.Linear):
-            head.float()
-            head.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
-
-
-def _limit(settings: RewardModelJudge, tokenizer: Any, model: Any) -> int:
-    """Return the longest conversation in tokens: the setting, or what the model can take where that is less."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
-    return min(settings.max_tokens, int(positions), int(tokenizer.model_max_length))
-
-
-def _unused_id(rows: Sequence[_Row]) -> int:
-    used = {token for row in rows for token in row.tokens}
-    return next(token for token in range(len(used) + 1) if token not in used)
-
-
-def _turns(prompt: str, response: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
-def _ruling(row: _Row, value: float) -> Ruling:
-    detail = json.dumps({"truncated": row.full > len(row.tokens), "tokens": row.full})
-    if not math.isfinite(value):
-        return Ruling(first=row.first, unscored=f"the reward model gave {value}", detail=detail)
-    return Ruling(first=row.first, value=value, detail=detail)
-
-
-def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    """Cut rows, sorted by length, into batches of at most `batch_tokens` padded tokens (a longer row goes alone)."""
-    batch: list[_Row] = []
-    for row in rows:
-        if batch and len(row.tokens) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _ruling(row: Row, reading: Reading) -> Ruling:
+    detail: dict[str, Any] = {"truncated": row.full > len(row.tokens), "tokens": row.full}
+    if reading.parts:
+        detail["objectives"] = reading.parts
+    return Ruling(first=row.first, value=reading.value, unscored=reading.unscored, detail=json.dumps(detail))

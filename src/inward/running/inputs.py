@@ -52,7 +52,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
     require_packages(recipe.training)
-    for judge in dict.fromkeys((recipe.judge, recipe.validation_judge)):
+    for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:
         check_judge(judge, prompts)
     for note in (*loaded.notes, *notes):
         run.reporter.say(note)

@@ -218,14 +218,21 @@ def _join(batches: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.cat(layers).contiguous() for layers in zip(*batches, strict=True)]
 
 
-def why_not_plain(model: Any) -> str | None:
-    """Return what in the model's configuration is not plain causal attention, or None."""
-    config = model.config.get_text_config()
+def why_not_full(config: Any) -> str | None:
+    """Return why not every layer of a model attends to all that stands before, as its (text) configuration has it, or None."""
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds:
         return f"it has layers of kind {', '.join(sorted(kinds))}"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "it attends within a sliding window"
+    return None
+
+
+def why_not_plain(model: Any) -> str | None:
+    """Return why a model's attention cannot be replaced by plain causal attention, as far as its configuration tells."""
+    config = model.config.get_text_config()
+    if partial := why_not_full(config):
+        return partial
     if getattr(config, "is_encoder_decoder", False) or not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return None

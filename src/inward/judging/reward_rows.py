@@ -1,0 +1,172 @@
+"""Prompt and response as the token ids that a reward model reads, and rows of them cut into batches.
+
+What can go wrong without a word in such code is settled here as follows.
+- The chat template is applied once to [user: prompt, assistant: response] and brings its own special tokens; none is added.
+  Without one, or where the recipe asks for a plain pair, the tokenizer gets the two texts as a pair (if it has a separator
+  token) or as one text with a blank line between.
+- A text that spells out a special token ("<|im_end|>") would be tokenised as that token: a response could end its own turn
+  and forge others. It is unscored. (Of turn markers that a template writes as plain text nothing can be told.)
+- A template that drops or alters a text (some take "<think>" out) leaves the response unscored.
+- A conversation longer than the limit loses the end of its *response*; the template's closing tokens stay, because models
+  read their score there. The cut is noted in the ruling; a prompt that leaves no room for a response is unscored.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+SHORTEST = 8
+"""Tokens that a prompt must have in common over its responses for it to be read apart."""
+ENOUGH = 2048
+"""Padded tokens that keep a processor busy: a batch that has them takes no row that is longer than its shortest by more
+than the share `WASTE`."""
+WASTE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One conversation as token ids, cut to the limit; `full` is its length before the cut."""
+
+    group: int
+    first: int
+    tokens: list[int]
+    types: list[int] | None
+    full: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Rows that begin with the same `size` tokens and all go on after them, in an order that only their content decides."""
+
+    size: int
+    rows: list[Row]
+
+    @property
+    def prefix(self) -> list[int]:
+        return self.rows[0].tokens[: self.size]
+
+
+class Conversations:
+    """Writes prompt and response as a row for one tokenizer; `limit` is the longest row in tokens."""
+
+    def __init__(self, tokenizer: Any, limit: int, form: Literal["auto", "chat", "pair"]) -> None:
+        self._tokenizer = tokenizer
+        self.limit = limit
+        self._chat = tokenizer.chat_template is not None and form != "pair"
+        self._markers = self._find_markers()
+
+    def row(self, group: int, first: int, prompt: str, response: str) -> Row | str:
+        """Return the conversation in tokens, or the reason why it cannot be scored."""
+        for name, text in (("prompt", prompt), ("response", response)):
+            if marker := self._spelled_out(text):
+                return f"the {name} spells out {marker}, a special token of the reward model"
+        if self._chat:
+            shown = self._tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
+            if prompt.strip() not in shown or response.strip() not in shown:
+                return "the reward model's chat template alters the text"
+        tokens, types = self.encode(prompt, response)
+        full = len(tokens)
+        if full > self.limit:
+            kept = bisect.bisect_right(
+                range(len(response)), self.limit, key=lambda size: len(self.encode(prompt, response[:size])[0])
+            )
+            if kept <= 1:
+                return f"the prompt leaves no room for a response in {self.limit} tokens"
+            tokens, types = self.encode(prompt, response[: kept - 1])
+        return Row(group=group, first=first, tokens=tokens, types=types, full=full)
+
+    def trial(self, group: int, prompt: str, responses: Sequence[str], longest: int) -> list[Row]:
+        """Return rows that try a model out, cut to the `longest` that it can take."""
+        encoded = [self.encode(prompt, response) for response in responses]
+        return [
+            Row(group=group, first=at, tokens=tokens[:longest], types=types and types[:longest], full=len(tokens))
+            for at, (tokens, types) in enumerate(encoded)
+        ]
+
+    def encode(self, prompt: str, response: str) -> tuple[list[int], list[int] | None]:
+        """Return token ids, and token types where the tokenizer tells the two texts apart by them."""
+        tokenizer = self._tokenizer
+        if self._chat:
+            shown = tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
+            return tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"], None
+        if tokenizer.sep_token_id is None:
+            return tokenizer(f"{prompt}\n\n{response}", verbose=False)["input_ids"], None
+        encoded = tokenizer(prompt, response, verbose=False)
+        return encoded["input_ids"], encoded.get("token_type_ids")
+
+    def _find_markers(self) -> dict[int, str]:
+        """Return the tokens that no text may hold: the special ones, and what else the template writes beside plain text."""
+        added = self._tokenizer.added_tokens_decoder
+        template = self.encode("question", "answer")[0]
+        words = {token for token in template if token in added and any(map(str.isalnum, str(added[token])))}  # no line breaks
+        return {token: str(entry) for token, entry in added.items() if entry.special or token in words}
+
+    def _spelled_out(self, text: str) -> str | None:
+        """Return a marker that `text` holds, as written or once normalised (the unknown token is not one to forge)."""
+        found = set(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        found.discard(self._tokenizer.unk_token_id)
+        return next((marker for token, marker in self._markers.items() if marker in text or token in found), None)
+
+
+def _turns(prompt: str, response: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def unused_id(rows: Sequence[Row]) -> int:
+    """Return the smallest id that none of the rows holds."""
+    used = {token for row in rows for token in row.tokens}
+    return next(token for token in range(len(used) + 1) if token not in used)
+
+
+def by_content(rows: Sequence[Row]) -> list[Row]:
+    """Sort by length, then by tokens, so that batches do not depend on the order in which rows came."""
+    return sorted(rows, key=lambda row: (len(row.tokens), row.tokens))
+
+
+def families(rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
+    """Return the groups whose rows have a beginning worth reading once, and all other rows. Families come shortest first."""
+    groups: dict[int, list[Row]] = {}
+    for row in by_content(rows):
+        groups.setdefault(row.group, []).append(row)
+    found, others = [], []
+    for members in groups.values():
+        size = min(_in_common([row.tokens for row in members]), len(members[0].tokens) - 1)
+        if len(members) > 1 and size >= SHORTEST:
+            found.append(Family(size=size, rows=members))
+        else:
+            others += members
+    return sorted(found, key=lambda family: (family.size, family.prefix)), by_content(others)
+
+
+def _in_common(texts: Sequence[list[int]]) -> int:
+    """Return how many tokens all texts begin with: as many as the first and the last of them in order."""
+    low, high = min(texts), max(texts)
+    return next((at for at, token in enumerate(low) if token != high[at]), len(low))
+
+
+def batches(items: Sequence[T], budget: int, width: Callable[[T], tuple[int, int]], *, even: bool = False) -> Iterator[list[T]]:
+    """Cut items into batches whose padded size, items x (widest first part + widest second part), is within the budget.
+
+    Items come sorted by their second part. One over the budget goes alone. With `even` all items of a batch are as wide as
+    each other: there is no padding.
+    """
+    batch: list[T] = []
+    first = second = shortest = 0
+    for item in items:
+        own = width(item)
+        wider = max(first, own[0]), max(second, own[1])
+        full = sum(wider) * (len(batch) + 1) > budget
+        wasteful = second * len(batch) >= ENOUGH and own[1] > (1 + WASTE) * shortest
+        if batch and (full or wasteful or (even and own != (first, second))):
+            yield batch
+            batch, wider = [], own
+        shortest = shortest if batch else own[1]
+        batch.append(item)
+        first, second = wider
+    if batch:
+        yield batch
