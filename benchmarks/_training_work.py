@@ -29,7 +29,7 @@ class Work:
     trl_checkpointing: bool = True
     precision: str = "autocast"
     batch_tokens: int = 4096
-    shared: bool = True
+    batching: str = "shared"
 
     @classmethod
     def from_arguments(cls, parser: argparse.ArgumentParser) -> Self:
@@ -77,7 +77,8 @@ def counted(work: Work, pairs: list[Example]) -> list[Example]:
 
 
 def report(work: Work, pairs: list[Example], seconds: float, peak_mib: float, **more: Any) -> str:
-    tokens = sum(pair.tokens for pair in counted(work, pairs))
+    """Return one JSON object on the counted `pairs`."""
+    tokens = sum(pair.tokens for pair in pairs)
     return json.dumps({"seconds": seconds, "tokens": tokens, "tokens_per_s": tokens / seconds, "peak_mib": peak_mib, **more})
 
 

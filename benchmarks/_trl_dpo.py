@@ -15,20 +15,27 @@ from typing import Any
 
 import torch
 
-from benchmarks._training_work import Work, make_pairs, peak_memory_mib, report
+from benchmarks._training_work import Work, counted, make_pairs, peak_memory_mib, report
+from inward.config import TrainingSettings
+from inward.training.batches import epoch_steps
 
 
 def main() -> None:
     work = Work.from_arguments(argparse.ArgumentParser(description="TRL's side of benchmarks/training.py."))
     warnings.filterwarnings("ignore")
     torch.set_num_threads(work.threads)
-    pairs = make_pairs(work)
+    pairs = [pair for step in epoch_steps(make_pairs(work), _order(work), seed=0, epoch=1) for pair in step]
     stamps: list[float] = []
     trainer = _trainer(work, pairs, stamps)
     trainer.train()
     first = work.warmup_steps - 1
     seconds = stamps[-1] - stamps[first]
-    print(report(work, pairs, seconds, peak_memory_mib()))
+    print(report(work, counted(work, pairs), seconds, peak_memory_mib()))
+
+
+def _order(work: Work) -> TrainingSettings:
+    """Both sides take the same pairs in the same steps."""
+    return TrainingSettings(batch_pairs=work.batch_pairs)
 
 
 def _trainer(work: Work, pairs: list[Any], stamps: list[float]) -> Any:

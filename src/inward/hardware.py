@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from typing import TYPE_CHECKING
 
 from inward.config import Dtype
@@ -36,3 +38,26 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+@functools.cache
+def measured_peak(dtype: torch.dtype, device: torch.device, *, size: int = 1024) -> float:
+    """Return the operations a second of a square matrix product of `size`, the best of five, measured once a process."""
+    import torch
+
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    best = 0.0
+    for _ in range(6):  # the first one warms up
+        _finish(device)
+        began = time.perf_counter()
+        torch.mm(left, left)
+        _finish(device)
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def _finish(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

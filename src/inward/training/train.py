@@ -26,6 +26,7 @@ from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
+from inward.hardware import measured_peak
 from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
 from inward.training.batches import collate, micro_batches, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
@@ -191,6 +192,8 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         tokens=sum(example.tokens for example in pairs),
         seconds=time.perf_counter() - started,
         referenced=settings.needs_reference,
+        flops=trainee.work.step(pairs),
+        peak_flops=measured_peak(trainee.model.dtype, trainee.model.device),
     )
 
 

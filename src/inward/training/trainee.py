@@ -15,6 +15,7 @@ from inward.config import Batching, LoraSettings, TrainingSettings
 from inward.errors import UsageError
 from inward.storage import read_json, whole_folder, write_json
 from inward.training.attention import settle
+from inward.training.flops import Work, work_of
 from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Trainee:
     """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it.
 
-    `batching` is how its micro-batches are laid out.
+    `batching` is how its micro-batches are laid out, `work` what its passes cost.
     """
 
     model: PreTrainedModel
@@ -36,6 +37,7 @@ class Trainee:
     weights: Weights
     optimiser: torch.optim.Optimizer
     batching: Batching
+    work: Work
 
 
 def make_trainee(
@@ -53,7 +55,7 @@ def make_trainee(
     if adapted is None and working not in (torch.float32, stored_dtype(model_path)):
         originals = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
     weights = make_weights(model, originals)
-    return Trainee(model, adapted, weights, make_optimiser(weights, settings), batching)
+    return Trainee(model, adapted, weights, make_optimiser(weights, settings), batching, work_of(model))
 
 
 def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
