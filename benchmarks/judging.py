@@ -44,11 +44,15 @@ OVERHEAD_PROMPTS = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A simulated judge. `noise` is in standard deviations of true quality, `bias` in logits for what stands first."""
+    """A simulated judge. `noise` is in standard deviations of true quality, `bias` in logits for what stands first.
+
+    One asked in `both_orders` at once has one verdict for a pair, and no bias; a pair is two calls.
+    """
 
     noise: float
     bias: float
     errors: float
+    both_orders: bool = False
 
 
 LEVELS = {
@@ -88,9 +92,13 @@ class Oracle:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a scheme came to: calls a prompt, and the positions of chosen and rejected, -1 where there is no pair."""
+    """What a scheme came to: battles a prompt, different pairs among them, and the positions of chosen and rejected.
+
+    The positions are -1 where there is no pair.
+    """
 
     calls: float
+    pairs: float
     best_G: Ints
     worst_G: Ints
 
@@ -108,7 +116,7 @@ def main() -> None:
         found = {name: play_out(truth.verdict_GKK, truth.length_GK, alone, scheme, rho) for name, scheme in schemes.items()}
         found["listwise"] = listwise(judge, truth, rho, seed=at)
         for name, one in found.items():
-            table[name][level] = _compare(truth, one, found["full"])
+            table[name][level] = _compare(truth, one, found["full"], judge)
     result: dict[str, Any] = {
         "benchmark": "judging",
         "judge": MEASURED_ON,
@@ -139,6 +147,9 @@ def simulate(judge: Level, prompts: int, seed: int) -> Truth:
     logit_GKK = (quality_GK[:, :, None] - quality_GK[:, None, :]) / judge.noise + judge.bias
     verdict_GKK = np.where(rng.random(logit_GKK.shape) < sigmoid(logit_GKK), 1.0, -1.0)
     verdict_GKK[rng.random(logit_GKK.shape) < judge.errors] = np.nan
+    if judge.both_orders:
+        upper = np.triu(np.ones((K, K), dtype=bool), 1)
+        verdict_GKK = np.where(upper, verdict_GKK, -verdict_GKK.swapaxes(1, 2))
     return Truth(quality_GK, length_GK, verdict_GKK)
 
 
@@ -168,7 +179,9 @@ def play_out(verdict_GKK: Floats, length_GK: Floats, copies_GK: Ints, scheme: Sc
 
     known: Known = play(nothing_known(copies_GK, length_GK), scheme, decide)
     s_GK = controlled(strengths(battle_matrix(known.results_GKK)), length_GK, copies_GK, rho)
-    return Found(float(known.fought_G.mean()), np.nanargmax(s_GK, axis=1), np.nanargmin(s_GK, axis=1))
+    asked_GKK = known.asked_GKK & (copies_GK > 0)[:, :, None] & (copies_GK > 0)[:, None, :]
+    pairs = np.triu(asked_GKK | asked_GKK.swapaxes(1, 2), 1).sum() / len(asked_GKK)
+    return Found(float(known.fought_G.mean()), float(pairs), np.nanargmax(s_GK, axis=1), np.nanargmin(s_GK, axis=1))
 
 
 def listwise(judge: Level, truth: Truth, rho: float, seed: int) -> Found:
@@ -182,13 +195,13 @@ def listwise(judge: Level, truth: Truth, rho: float, seed: int) -> Found:
     s_GK = controlled(rank_GK, truth.length_GK, np.ones(place_GK.shape, dtype=np.intp), rho)
     failed_G = rng.random(prompts) < judge.errors
     best_G, worst_G = (np.where(failed_G, -1, pick(s_GK, axis=1)) for pick in (np.argmax, np.argmin))
-    return Found(1.0, best_G, worst_G)
+    return Found(1.0, 0.5, best_G, worst_G)
 
 
-def _compare(truth: Truth, found: Found, reference: Found) -> dict[str, float]:
+def _compare(truth: Truth, found: Found, reference: Found, judge: Level) -> dict[str, float]:
     same_G = (found.best_G == reference.best_G) & (found.worst_G == reference.worst_G)
     return {
-        "calls": round(found.calls, 2),
+        "calls": round(2 * found.pairs if judge.both_orders else found.calls, 2),
         "gap_retained": round(_gap(truth, found) / _gap(truth, reference), 4),
         "same_pair": round(float(same_G.mean()), 4),
     }

@@ -120,9 +120,9 @@ def test_a_label_out_of_sight_counts_with_the_most_it_can_have() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_calibration_takes_the_taste_for_a_place_off_and_nothing_else(form: VerdictForm) -> None:
+def test_both_orders_together_take_the_taste_for_a_place_off_and_nothing_else(form: VerdictForm) -> None:
     battles = [battle(a, b) for a, b in (("xx", "x"), ("x", "xx"), ("xxx", "x"), ("x", "xxx"))]
-    raw, mended = (ProbabilityComparer(weigher=ScriptedWeigher(), form=form, calibrate=on) for on in (False, True))
+    raw, mended = (ProbabilityComparer(weigher=ScriptedWeigher(), form=form, both_orders=on) for on in (False, True))
     assert {outcome.value for outcome in raw.compare(battles)} == {1.0}, "this judge always likes the first"
     found = mended.compare(battles)
     assert [outcome.value for outcome in found] == [1.0, -1.0, 1.0, -1.0]
@@ -134,18 +134,19 @@ def test_calibration_takes_the_taste_for_a_place_off_and_nothing_else(form: Verd
     assert len({raw.name, mended.name, fair.name}) == 2
 
 
-def test_a_taste_is_asked_for_once_and_an_unknown_one_is_an_error() -> None:
-    weigher = ScriptedWeigher(fails=lambda first, second: first == second == "broken")
-    comparer = ProbabilityComparer(weigher=weigher, calibrate=True)
-    first = comparer.compare([battle("x", "xx"), battle("xx", "x")])
-    assert sorted(weigher.asked) == [("x", "x"), ("x", "xx"), ("xx", "x"), ("xx", "xx")]
-    second = comparer.compare([battle("x", "broken"), battle("x", "xx")])
-    assert second[1] == first[0]
-    assert second[0].value is None
-    assert "taste for a place is not known: HTTP 500" in str(second[0].error)
-    comparer.compare([battle("x", "broken")])
-    assert weigher.asked.count(("x", "x")) == 1
-    assert weigher.asked.count(("broken", "broken")) == 2, "what failed is asked again"
+def test_an_order_is_asked_for_once_and_an_unknown_one_is_an_error() -> None:
+    weigher = ScriptedWeigher(fails=lambda first, second: first == "broken")
+    comparer = ProbabilityComparer(weigher=weigher, both_orders=True)
+    there, back = comparer.compare([battle("x", "xx"), battle("xx", "x")])
+    assert sorted(weigher.asked) == [("x", "xx"), ("xx", "x")]
+    assert (there.value, back.value) == (-1.0, 1.0)
+    failed, again = comparer.compare([battle("x", "broken"), battle("x", "xx")])
+    assert again == there
+    assert failed.value is None
+    assert failed.error == "in the other order: HTTP 500"
+    comparer.compare([battle("broken", "x")])
+    assert weigher.asked.count(("x", "broken")) == weigher.asked.count(("xx", "x")) == 1
+    assert weigher.asked.count(("broken", "x")) == 2, "what failed is asked again"
 
 
 def test_p_goes_into_the_ruling_and_through_the_cache(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_real_model_judges_by_probability_and_checks_out(tmp_path: Path) -> No
     path = str(tiny_model(tmp_path, context=2048))
     for form in FORMS:
         settings = PairwiseJudge(
-            kind="pairwise", path=path, dtype="float32", verdict="probability", form=form, calibrate=True, scheme="full"
+            kind="pairwise", path=path, dtype="float32", verdict="probability", form=form, both_orders=True, scheme="full"
         )
         check_judge(settings, [])  # `max_tokens` is as long as the context, and of no account
         outputs = [output(id, "p", text) for id, text in (("a", "x"), ("b", "yy"), ("c", "\ud800[[A]]<|im_end|>"))]
@@ -215,8 +216,8 @@ def test_settings_that_contradict_are_named() -> None:
     validate = {"kind": "verifiable"}
     with pytest.raises(UsageError, match=r"judge\.verdict = 'probability' with judge\.endpoint .* judge\.form = 'arena'"):
         recipe(judge | {"form": "arena"}, validate=validate)
-    with pytest.raises(UsageError, match=r"judge\.calibrate .* needs judge\.verdict = 'probability'"):
-        recipe(judge | {"calibrate": True, "verdict": "text"}, validate=validate)
+    with pytest.raises(UsageError, match=r"judge\.both_orders .* needs judge\.verdict = 'probability'"):
+        recipe(judge | {"both_orders": True, "verdict": "text"}, validate=validate)
     made = make_judge(recipe(judge | {"form": "abc"}, validate=validate).judge)
     assert "probability" in made.name
 

@@ -149,7 +149,7 @@ def _comparer(settings: PairwiseJudge) -> Comparer:
         if by_text:
             return LLMComparer(chat=chat, form=form, max_tokens=settings.max_tokens, turn=turn)
         there = EndpointWeigher(chat=chat)
-        return ProbabilityComparer(weigher=there, form=form, turn=turn, calibrate=settings.calibrate)
+        return ProbabilityComparer(weigher=there, form=form, turn=turn, both_orders=settings.both_orders)
     from inward.judging.engine_chat import EngineChat, EngineWeigher
     from inward.models import local_folder
     from inward.sampling.transformers_engine import load_engine
@@ -161,4 +161,4 @@ def _comparer(settings: PairwiseJudge) -> Comparer:
         local = EngineChat(engine=engine, name=settings.path)
         return LLMComparer(chat=local, form=form, max_tokens=settings.max_tokens, turn=turn)
     here = EngineWeigher(engine=engine, name=settings.path)
-    return ProbabilityComparer(weigher=here, form=form, turn=turn, calibrate=settings.calibrate)
+    return ProbabilityComparer(weigher=here, form=form, turn=turn, both_orders=settings.both_orders)

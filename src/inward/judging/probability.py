@@ -5,10 +5,9 @@ that name the same winner (Arena-Hard's strengths) are added. The likeliest winn
 offers one. A judge that reasons first may judge better; this one costs a small part of it, never answers unreadably, and its
 `p` says how sure it is.
 
-A judge that is shown one text twice has no reason to prefer either place; what it says instead is its taste for a place. With
-`calibrate` the mean of that taste, as met with either response against itself, is taken off the logarithms: half the
-difference between a label and its mirror, `A>B` and `B>A`. It costs one look more for each response. (Zhao et al. 2021, arXiv
-2102.09690, calibrate by an input without content; here the content stays, and only the place is without meaning.)
+A judge may like a place more than any answer. With `both_orders` each battle is asked the other way round as well, and the
+logarithms of each label and of its mirror there (`A>B` and `B>A`) are averaged: whatever pulls towards a place, for this very
+pair, cancels, and the battle the other way round, now known, costs nothing more.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from inward.config import VerdictForm
 from inward.judging.compare import Battle, Outcome, Weigher, Weights
 from inward.judging.pairwise import Wording, conversation, wording_id
 from inward.judging.verdicts import LABELS
-from inward.records import Prompt
 from inward.thought import Turn
 
 _SWAP = str.maketrans("AB", "BA")
+_Asked = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +33,12 @@ class ProbabilityComparer:
     weigher: Weigher
     form: VerdictForm = "ab"
     turn: Turn = "system"
-    calibrate: bool = False
-    _tastes: dict[tuple[str, str], Weights] = field(default_factory=dict, repr=False, compare=False)
+    both_orders: bool = False
+    _known: dict[_Asked, Weights] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        how = f"{'calibrated ' if self.calibrate else ''}probability"
+        how = f"probability{' in both orders' if self.both_orders else ''}"
         return f"pairwise:{self.form}:{self.turn}:{how}:{wording_id(self.form, self._wording)}:{self.weigher.name}"
 
     @property
@@ -48,45 +47,44 @@ class ProbabilityComparer:
 
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         """Return one outcome a battle, in order. Labels that cannot be told apart are an error, never a tie."""
-        if not battles:
-            return []
-        unmet = self._unmet(battles) if self.calibrate else {}
-        asked = [*battles, *(Battle(prompt=prompt, first=text, second=text) for (_, text), prompt in unmet.items())]
-        conversations = [conversation(battle, self.form, self.turn, self._wording) for battle in asked]
-        weighed = self.weigher.weigh(conversations, tuple(LABELS[self.form]))
-        assert len(weighed) == len(asked), f"{self.weigher.name} weighed {len(weighed)} of {len(asked)} conversations"
-        own, alone = weighed[: len(battles)], dict(zip(unmet, weighed[len(battles) :], strict=True))
-        if not self.calibrate:
-            return [decide(weights, self.form) for weights in own]
-        self._tastes.update({key: weights for key, weights in alone.items() if weights.error is None})
-        tastes = self._tastes | alone
+        if not self.both_orders:
+            return [decide(weights, self.form) for weights in self._weigh(battles)]
+        turned = [Battle(prompt=one.prompt, first=one.second, second=one.first) for one in battles]
+        needed = {_asked(battle): battle for battle in (*battles, *turned)}
+        new = {key: battle for key, battle in needed.items() if key not in self._known}
+        found = dict(zip(new, self._weigh(list(new.values())), strict=True))
+        self._known.update({key: weights for key, weights in found.items() if weights.error is None})  # errors: asked again
+        known = self._known | found
         return [
-            decide(calibrated(weights, [tastes[b.prompt.text, text] for text in (b.first, b.second)], self.form), self.form)
-            for weights, b in zip(own, battles, strict=True)
+            decide(averaged(known[_asked(one)], known[_asked(other)], self.form), self.form)
+            for one, other in zip(battles, turned, strict=True)
         ]
 
-    def _unmet(self, battles: Sequence[Battle]) -> dict[tuple[str, str], Prompt]:
-        """Return the responses, by prompt, for which the taste for a place is not known yet."""
-        met = {(battle.prompt.text, text): battle.prompt for battle in battles for text in (battle.first, battle.second)}
-        return {key: prompt for key, prompt in met.items() if key not in self._tastes}
+    def _weigh(self, battles: Sequence[Battle]) -> list[Weights]:
+        if not battles:
+            return []
+        conversations = [conversation(battle, self.form, self.turn, self._wording) for battle in battles]
+        weighed = self.weigher.weigh(conversations, tuple(LABELS[self.form]))
+        assert len(weighed) == len(battles), f"{self.weigher.name} weighed {len(weighed)} of {len(battles)} conversations"
+        return weighed
 
 
-def calibrated(weights: Weights, tastes: Sequence[Weights], form: VerdictForm) -> Weights:
-    """Return the weights of a battle with the mean of some tastes for a place taken off, or an error where one is not known."""
-    if weights.low is None or weights.high is None:
-        return weights
+def averaged(own: Weights, turned: Weights, form: VerdictForm) -> Weights:
+    """Return the mean of a battle's weights and those of the mirrored labels in the battle the other way round."""
+    if own.low is None or own.high is None:
+        return own
+    if turned.low is None or turned.high is None:
+        return Weights(low=None, high=None, error=f"in the other order: {turned.error}", raw=own.raw)
     labels = list(LABELS[form])
-    turned = [label.translate(_SWAP) for label in labels]
-    mirror = [labels.index(other) if other in labels else at for at, other in enumerate(turned)]  # a tie is its own
-    shift = [0.0] * len(labels)
-    for taste in tastes:
-        if taste.low is None or taste.low != taste.high or -math.inf in taste.low:
-            error = f"the judge's taste for a place is not known: {taste.error or 'a label is not among the likeliest tokens'}"
-            return Weights(low=None, high=None, error=error, raw=weights.raw)
-        for at, other in enumerate(mirror):
-            shift[at] -= (taste.low[at] - taste.low[other]) / 2 / len(tastes)
-    low, high = (tuple(one + by for one, by in zip(side, shift, strict=True)) for side in (weights.low, weights.high))
-    return Weights(low=low, high=high, raw=weights.raw)
+    swapped = [label.translate(_SWAP) for label in labels]
+    mirror = [labels.index(other) if other in labels else at for at, other in enumerate(swapped)]  # a tie is its own
+    low = tuple((own.low[at] + turned.low[other]) / 2 for at, other in enumerate(mirror))
+    high = tuple((own.high[at] + turned.high[other]) / 2 for at, other in enumerate(mirror))
+    return Weights(low=low, high=high, raw=own.raw)
+
+
+def _asked(battle: Battle) -> _Asked:
+    return battle.prompt.text, battle.first, battle.second
 
 
 def decide(weights: Weights, form: VerdictForm) -> Outcome:
