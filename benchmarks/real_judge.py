@@ -17,11 +17,10 @@ response meets more of the task's constraints, where they differ; by lot a half)
 them, as the noise of benchmarks/judging.py's simulated judge asked in both orders; `bias` and `bias_std` are mean and standard
 deviation, over pairs, of (L_mn + L_nm) / 2, the pull of the first place.
 
-`schemes` are replayed on the verdicts of both orders: `calls` a prompt, two for each pair that a scheme asks about in whatever
-order; `gap_retained`, of the gap between chosen and rejected in the Bradley-Terry strengths that the full tournament gives,
-which is the truth here and so never above 1; `same_pair`; and `gold_gap`, the difference between chosen and rejected in the
-share of constraints met, in which no judge has a part. `--speed` measures instead what one prompt's 56 battles take in each
-way, on an idle machine.
+`schemes` are replayed on the verdicts of both orders: `calls` a prompt, two for each pair; `gap_retained`, of the gap between
+chosen and rejected in the Bradley-Terry strengths that the full tournament gives, which is the truth here and so never above 1;
+`same_pair`; and `gold_gap`, the difference between chosen and rejected in the share of constraints met, in which no judge has
+a part. `--speed` measures instead what one prompt's 56 battles take in each way, on an idle machine.
 """
 
 from __future__ import annotations
@@ -271,12 +270,12 @@ def _replay(stored: Stored) -> dict[str, dict[str, float]]:
 
     played = {
         name: play_out(stored.verdict_GKK, stored.length_GK, stored.copies_GK, scheme, 0.0)
-        for name, scheme in schemes_of(0.0).items()
+        for name, scheme in schemes_of(0.0, both_orders=True).items()
     }
     whole = played["full"]
     return {
         name: {
-            "calls": round(2 * found.pairs, 2),
+            "calls": round(found.calls, 2),
             "gap_retained": _share(gap(strength_GK, found), gap(strength_GK, whole)),
             "same_pair": round(float(((found.best_G == whole.best_G) & (found.worst_G == whole.worst_G)).mean()), 4),
             "gold_gap": round(gap(stored.gold_GK, found), 4),

@@ -82,12 +82,12 @@ class PairwiseJudge(Settings):
     """A language model that compares two responses: the model at `path` in this process, or one behind `endpoint`.
 
     Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
-    or only what it takes to know best and worst at `confidence`. `form` offers two verdicts, a tie too, or Arena-Hard's five
-    levels. With `verdict` "text" the judge reasons first, and an answer longer than `max_tokens` is an error; "probability" has
-    nothing written and takes the verdict whose tokens are likeliest, at a small part of the cost; `both_orders` then asks each
-    battle the other way round as well and averages, so that no taste for a place is left. `turn` says where the task stands,
-    for models without a system turn; `rows` answers are drawn or read side by side. Such scores compare responses to one prompt
-    from one model only, so `validation.judge` must name another judge.
+    or only what it takes to know best and worst at `confidence` (unset: 0.87, or 0.92 with `both_orders`). `form` offers two
+    verdicts, a tie too, or Arena-Hard's five levels. With `verdict` "text" the judge reasons first, and an answer longer than
+    `max_tokens` is an error; "probability" has nothing written and takes the verdict whose tokens are likeliest, at a small part
+    of the cost; `both_orders` then asks each battle the other way round as well and averages, so that no taste for a place is
+    left. `turn` says where the task stands, for models without a system turn; `rows` answers are drawn or read side by side.
+    Such scores compare responses to one prompt from one model only, so `validation.judge` must name another judge.
     """
 
     kind: Literal["pairwise"]
@@ -102,7 +102,7 @@ class PairwiseJudge(Settings):
     turn: Turn = "system"
     max_tokens: int = Field(default=2048, gt=0)
     scheme: Literal["adaptive", "full"] = "adaptive"
-    confidence: float = Field(default=0.87, gt=0.0, lt=1.0)
+    confidence: float | None = Field(default=None, gt=0.0, lt=1.0)
     prior: float = Field(default=0.4, gt=0.0)
 
     @model_validator(mode="after")

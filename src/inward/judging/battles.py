@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from inward.config import PairwiseJudge
 from inward.errors import UsageError
-from inward.judging.adaptive import adaptive
+from inward.judging.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive
 from inward.judging.compare import Comparer
 from inward.judging.judge import Group, Ruling
 from inward.judging.pairwise import LLMComparer, trial
 from inward.judging.probability import ProbabilityComparer
-from inward.judging.schemes import Scheme, full
+from inward.judging.schemes import Scheme, full, in_pairs
 from inward.judging.tournament import run_tournament
 from inward.records import Verdict
 
@@ -52,9 +52,11 @@ def load(settings: PairwiseJudge, *, rho: float) -> Pairwise:
     comparer = _comparer(settings)
     if settings.scheme == "full":
         return Pairwise(comparer=comparer, scheme=full, scheme_name="full")
-    scheme = adaptive(rho=rho, confidence=settings.confidence, prior=settings.prior)
-    name = f"adaptive:{settings.confidence:g}:{rho:g}:{settings.prior:g}"
-    return Pairwise(comparer=comparer, scheme=scheme, scheme_name=name)
+    paired = settings.both_orders
+    confidence = settings.confidence or (CONFIDENCE_IN_PAIRS if paired else CONFIDENCE)
+    scheme = adaptive(rho=rho, confidence=confidence, prior=settings.prior, paired=paired)
+    name = f"adaptive:{confidence:g}:{rho:g}:{settings.prior:g}"
+    return Pairwise(comparer=comparer, scheme=in_pairs(scheme) if paired else scheme, scheme_name=name)
 
 
 def check(settings: PairwiseJudge) -> None:
