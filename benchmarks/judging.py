@@ -128,7 +128,7 @@ def main() -> None:
         "k": K,
         "prompts": arguments.prompts,
         "rho": rho,
-        "confidence": CONFIDENCE,
+        "confidence": CONFIDENCE_IN_PAIRS if LEVELS[MEASURED].both_orders else CONFIDENCE,
         "calls_full": K * (K - 1),
         **table["adaptive"][MEASURED],
         "judges": {

@@ -84,10 +84,10 @@ class PairwiseJudge(Settings):
     Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
     or only what it takes to know best and worst at `confidence` (unset: 0.87, or 0.92 with `both_orders`). `form` offers two
     verdicts, a tie too, or Arena-Hard's five levels. With `verdict` "text" the judge reasons first, and an answer longer than
-    `max_tokens` is an error; "probability" has nothing written and takes the verdict whose tokens are likeliest, at a small part
-    of the cost; `both_orders` then asks each battle the other way round as well and averages, so that no taste for a place is
-    left. `turn` says where the task stands, for models without a system turn; `rows` answers are drawn or read side by side.
-    Such scores compare responses to one prompt from one model only, so `validation.judge` must name another judge.
+    `max_tokens` is an error; "probability" has nothing written and takes the verdict whose tokens are likeliest, at a small
+    part of the cost; `both_orders` then asks each battle the other way round as well and averages, so that no taste for a
+    place is left. `turn` says where the task stands, for models without a system turn; `rows` answers are drawn or read side
+    by side. Such scores compare responses to one prompt from one model only, so `validation.judge` must name another judge.
     """
 
     kind: Literal["pairwise"]
