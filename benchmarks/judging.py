@@ -61,7 +61,7 @@ LEVELS = {
     "sharp": Level(noise=0.25, bias=0.3, errors=0.02),
     "real": Level(noise=0.5, bias=0.3, errors=0.02),
     "poor": Level(noise=0.8, bias=0.6, errors=0.02),
-    "smollm2-135m": Level(noise=0.41, bias=0.0, errors=0.0, both_orders=True),
+    "smollm2-135m": Level(noise=0.416, bias=0.0, errors=0.0, both_orders=True),
 }
 MEASURED = "smollm2-135m"
 MEASURED_ON = (

@@ -225,7 +225,7 @@ def _read(store: Path, name: str, prompts: Sequence[Prompt]) -> Stored | None:
     return Stored(verdict_GKK, error_GKK, logit_GKK, copies_GK, length_GK, gold_GK, seconds, battles)
 
 
-def _measure(stored: Stored) -> dict[str, float]:
+def _measure(stored: Stored) -> dict[str, float | None]:
     v = stored.verdict_GKK
     turned, decided = v.swapaxes(1, 2), np.abs(v) == 1
     both = decided & (np.abs(turned) == 1)
@@ -247,7 +247,7 @@ def _measure(stored: Stored) -> dict[str, float]:
     }
 
 
-def _cycles(wins_GKK: Floats) -> dict[str, float]:
+def _cycles(wins_GKK: Floats) -> dict[str, float | None]:
     """Return the share of triples, all three pairs decided, in which each beats one and loses to one, and their number."""
     circles = triples = 0
     k = wins_GKK.shape[1]
@@ -260,7 +260,7 @@ def _cycles(wins_GKK: Floats) -> dict[str, float]:
     return {"cycles": _share(circles, triples), "triples": triples}
 
 
-def _replay(stored: Stored) -> dict[str, dict[str, float]]:
+def _replay(stored: Stored) -> dict[str, dict[str, float | None]]:
     """Play every scheme on the stored verdicts. Strengths of the full tournament, both positions, are the true quality."""
     strength_GK = strengths(battle_matrix(stored.verdict_GKK))
     at = np.arange(len(strength_GK))
@@ -296,8 +296,8 @@ def _file(store: Path, at: int, name: str) -> Path:
     return store / f"{at:04d} {name}.json"
 
 
-def _share(part: float, whole: float) -> float:
-    return round(float(part) / float(whole), 4) if whole else math.nan
+def _share(part: float, whole: float) -> float | None:
+    return round(float(part) / float(whole), 4) if whole else None
 
 
 def _parse() -> argparse.Namespace:

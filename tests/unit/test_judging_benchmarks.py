@@ -81,7 +81,7 @@ def test_cycles_errors_and_positions_are_counted(tmp_path: Path, monkeypatch: py
     def battle(m: int, n: int, value: float | None) -> dict[str, object]:
         return {"first": m, "second": n, "value": value, "unscored": None if value else "no verdict", "raw": "", "round": 0}
 
-    def stored(name: str, verdict: dict[tuple[int, int], float | None]) -> dict[str, float]:
+    def stored(name: str, verdict: dict[tuple[int, int], float | None]) -> dict[str, float | None]:
         content = {"judge": "j", "seconds": 3.0, "battles": [battle(m, n, value) for (m, n), value in verdict.items()]}
         (tmp_path / f"0000 {name}.json").write_text(json.dumps(content))
         read = real_judge._read(tmp_path, name, [prompt])
