@@ -4,13 +4,20 @@ Run: python -m benchmarks.judging [--json] [--prompts 1500] [--rho 0]
 
 Simulated: K = 8 responses a prompt with true qualities ~ N(0, 1) and lengths that lean on quality as little as they do in
 practice (correlation 0.3). P(first wins) = sigmoid((q_first - q_second) / noise + bias), each ordered pair decided once and for
-all; 2% of the battles end in an error, but for the noise-free judge. No real judge is measured here. "real" stands for one:
-noise 0.5 and bias 0.3 give about 82% agreement with the true order and 75% the same verdict in both positions, near what
-strong LLM judges are reported to reach (about 80%, and 75-80%).
+all; 2% of the battles end in an error, but for the noise-free judge. "real" stands for a strong LLM judge that was not measured
+here: noise 0.5 and bias 0.3 give about 82% agreement with the true order and 75% the same verdict in both positions, near what
+such judges are reported to reach (about 80%, and 75-80%). "smollm2-135m" has the noise that benchmarks/real_judge.py measured
+on that model, asked in both orders: its verdict is one for a pair, which counts as two calls.
+
+"listwise" is one call that ranks all K at once, shown in random order, with the noise that comes nearest to the pairwise
+judge's: ranks follow u_k = q_k / noise + slope * place + Gumbel noise, so that of any two responses the better one comes first
+as often as that judge, unbiased, says so (Luce's choice rule); the slope favours the earlier of two by `bias` on average, and a
+call fails as often as a battle does. That is generous: one model ranking eight texts in one answer is noisier in practice than
+one that compares two. Ranks are the scores. A prompt whose call failed has no pair and so no gap.
 
 For each scheme: `calls` a prompt (the full tournament has 56), `gap_retained`, the true quality of chosen minus rejected over
 that of the full tournament with the same judge, and `same_pair`, the share of prompts with the same chosen and rejected. Every
-scheme's battles are scored alike, by Bradley-Terry. `overhead_s` is the time spent outside the judge for 5,000 prompts.
+other scheme's battles are scored alike, by Bradley-Terry. `overhead_s` is the time spent outside the judge for 5,000 prompts.
 """
 
 from __future__ import annotations
@@ -24,11 +31,11 @@ from typing import Any
 
 import numpy as np
 
-from inward.judging.adaptive import CONFIDENCE, adaptive, controlled
+from inward.judging.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive, controlled
 from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengths
 from inward.judging.compare import Battle, Outcome
 from inward.judging.judge import Group
-from inward.judging.schemes import Battles, Ints, Known, Scheme, full, knockout, nothing_known, play, random, swiss
+from inward.judging.schemes import Battles, Ints, Known, Scheme, full, in_pairs, knockout, nothing_known, play, random, swiss
 from inward.judging.tournament import run_tournament
 from inward.records import Prompt
 
@@ -38,11 +45,15 @@ OVERHEAD_PROMPTS = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A simulated judge. `noise` is in standard deviations of true quality, `bias` in logits for what stands first."""
+    """A simulated judge. `noise` is in standard deviations of true quality, `bias` in logits for what stands first.
+
+    One asked in `both_orders` at once has one verdict for a pair, and no bias; a pair is two calls.
+    """
 
     noise: float
     bias: float
     errors: float
+    both_orders: bool = False
 
 
 LEVELS = {
@@ -50,7 +61,14 @@ LEVELS = {
     "sharp": Level(noise=0.25, bias=0.3, errors=0.02),
     "real": Level(noise=0.5, bias=0.3, errors=0.02),
     "poor": Level(noise=0.8, bias=0.6, errors=0.02),
+    "smollm2-135m": Level(noise=0.416, bias=0.0, errors=0.0, both_orders=True),
 }
+MEASURED = "smollm2-135m"
+MEASURED_ON = (
+    "SmolLM2-135M-Instruct by the probability of its verdicts in both orders, on its own responses "
+    "(benchmarks/real_judge.py). It agrees with itself, not with which response meets more constraints. How noisy a strong "
+    "judge is was not measured; the level 'real' has figures that others report"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,34 +97,40 @@ class Oracle:
         return outcomes
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a scheme came to: calls a prompt, and the positions of chosen and rejected, -1 where there is no pair."""
+
+    calls: float
+    best_G: Ints
+    worst_G: Ints
+
+
 def main() -> None:
     arguments = _parse()
     rho: float = arguments.rho
-    schemes: dict[str, Scheme] = {
-        "adaptive": adaptive(rho=rho),
-        "random": random(20),
-        "swiss": swiss(5),
-        "knockout": knockout,
-        "full": full,
-    }
-    table: dict[str, dict[str, dict[str, float]]] = {name: {} for name in schemes}
+    table: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*schemes_of(rho), "listwise")}
     agreement: dict[str, dict[str, float]] = {}
     for at, (level, judge) in enumerate(LEVELS.items()):
         truth = simulate(judge, arguments.prompts, seed=at)
         agreement[level] = _agreement(truth)
-        reference = _tournament(truth, full, rho)
-        for name, scheme in schemes.items():
-            table[name][level] = _compare(truth, _tournament(truth, scheme, rho), reference)
-    head = table["adaptive"]["real"]
+        alone = np.ones(truth.quality_GK.shape, dtype=np.intp)
+        found = {
+            name: play_out(truth.verdict_GKK, truth.length_GK, alone, scheme, rho)
+            for name, scheme in schemes_of(rho, judge.both_orders).items()
+        }
+        found["listwise"] = listwise(judge, truth, rho, seed=at)
+        for name, one in found.items():
+            table[name][level] = _compare(truth, one, found["full"])
     result: dict[str, Any] = {
         "benchmark": "judging",
-        "judge": "simulated as about as noisy and position-biased as a strong LLM judge; not measured on a real one",
+        "judge": MEASURED_ON,
         "k": K,
         "prompts": arguments.prompts,
         "rho": rho,
-        "confidence": CONFIDENCE,
+        "confidence": CONFIDENCE_IN_PAIRS if LEVELS[MEASURED].both_orders else CONFIDENCE,
         "calls_full": K * (K - 1),
-        **head,
+        **table["adaptive"][MEASURED],
         "judges": {
             level: {"noise": j.noise, "bias": j.bias, "errors": j.errors, **agreement[level]} for level, j in LEVELS.items()
         },
@@ -114,6 +138,15 @@ def main() -> None:
         "overhead_s": round(overhead(OVERHEAD_PROMPTS), 2),
     }
     print(json.dumps(result) if arguments.json else _readable(result))
+
+
+def schemes_of(rho: float, both_orders: bool = False) -> dict[str, Scheme]:
+    """Return the schemes by name, those of about 20 calls; in both orders a call is one order, as always."""
+    if both_orders:
+        best = adaptive(rho=rho, confidence=CONFIDENCE_IN_PAIRS, paired=True)
+        few = {"adaptive": best, "random": random(11), "swiss": swiss(3)}  # which come to about 20
+        return {**{name: in_pairs(scheme) for name, scheme in few.items()}, "knockout": knockout, "full": full}
+    return {"adaptive": adaptive(rho=rho), "random": random(20), "swiss": swiss(5), "knockout": knockout, "full": full}
 
 
 def simulate(judge: Level, prompts: int, seed: int) -> Truth:
@@ -124,6 +157,9 @@ def simulate(judge: Level, prompts: int, seed: int) -> Truth:
     logit_GKK = (quality_GK[:, :, None] - quality_GK[:, None, :]) / judge.noise + judge.bias
     verdict_GKK = np.where(rng.random(logit_GKK.shape) < sigmoid(logit_GKK), 1.0, -1.0)
     verdict_GKK[rng.random(logit_GKK.shape) < judge.errors] = np.nan
+    if judge.both_orders:
+        upper = np.triu(np.ones((K, K), dtype=bool), 1)
+        verdict_GKK = np.where(upper, verdict_GKK, -verdict_GKK.swapaxes(1, 2))
     return Truth(quality_GK, length_GK, verdict_GKK)
 
 
@@ -145,29 +181,44 @@ def overhead(prompts: int) -> float:
     return time.perf_counter() - began - judge.spent[0]
 
 
-def _tournament(truth: Truth, scheme: Scheme, rho: float) -> tuple[float, Ints, Ints]:
-    """Return calls a prompt, and the positions of chosen and rejected."""
+def play_out(verdict_GKK: Floats, length_GK: Floats, copies_GK: Ints, scheme: Scheme, rho: float) -> Found:
+    """Let a scheme ask for battles whose verdicts are all known beforehand."""
 
     def decide(battles: Battles) -> Floats:
-        return truth.verdict_GKK[battles]
+        return verdict_GKK[battles]
 
-    known: Known = play(nothing_known(np.ones(truth.quality_GK.shape, dtype=np.intp), truth.length_GK), scheme, decide)
-    s_GK = controlled(strengths(battle_matrix(known.results_GKK)), known.lengths_GK, known.copies_GK, rho)
-    return float(known.fought_G.mean()), s_GK.argmax(axis=1), s_GK.argmin(axis=1)
+    known: Known = play(nothing_known(copies_GK, length_GK), scheme, decide)
+    s_GK = controlled(strengths(battle_matrix(known.results_GKK)), length_GK, copies_GK, rho)
+    return Found(float(known.fought_G.mean()), np.nanargmax(s_GK, axis=1), np.nanargmin(s_GK, axis=1))
 
 
-def _compare(truth: Truth, found: tuple[float, Ints, Ints], reference: tuple[float, Ints, Ints]) -> dict[str, float]:
-    (calls, best, worst), (_, full_best, full_worst) = found, reference
+def listwise(judge: Level, truth: Truth, rho: float, seed: int) -> Found:
+    """Rank all K of each prompt in one call, by the noise model above."""
+    rng = np.random.default_rng([seed, 1])
+    prompts = len(truth.quality_GK)
+    place_GK = rng.permuted(np.tile(np.arange(K), (prompts, 1)), axis=1)
+    slope = -judge.bias * 3 / (K + 1)  # two of K stand (K + 1) / 3 places apart on average
+    utility_GK = truth.quality_GK / judge.noise + slope * place_GK + rng.gumbel(size=place_GK.shape)
+    rank_GK = utility_GK.argsort(axis=1).argsort(axis=1).astype(np.float64)
+    s_GK = controlled(rank_GK, truth.length_GK, np.ones(place_GK.shape, dtype=np.intp), rho)
+    failed_G = rng.random(prompts) < judge.errors
+    best_G, worst_G = (np.where(failed_G, -1, pick(s_GK, axis=1)) for pick in (np.argmax, np.argmin))
+    return Found(1.0, best_G, worst_G)
+
+
+def _compare(truth: Truth, found: Found, reference: Found) -> dict[str, float]:
+    same_G = (found.best_G == reference.best_G) & (found.worst_G == reference.worst_G)
     return {
-        "calls": round(calls, 2),
-        "gap_retained": round(_gap(truth, best, worst) / _gap(truth, full_best, full_worst), 4),
-        "same_pair": round(float(((best == full_best) & (worst == full_worst)).mean()), 4),
+        "calls": round(found.calls, 2),
+        "gap_retained": round(_gap(truth, found) / _gap(truth, reference), 4),
+        "same_pair": round(float(same_G.mean()), 4),
     }
 
 
-def _gap(truth: Truth, best: Ints, worst: Ints) -> float:
-    at = np.arange(len(best))
-    return float((truth.quality_GK[at, best] - truth.quality_GK[at, worst]).mean())
+def _gap(truth: Truth, found: Found) -> float:
+    at = np.arange(len(found.best_G))
+    gap_G = truth.quality_GK[at, found.best_G] - truth.quality_GK[at, found.worst_G]
+    return float(np.where(found.best_G >= 0, gap_G, 0.0).mean())
 
 
 def _agreement(truth: Truth) -> dict[str, float]:

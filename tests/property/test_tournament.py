@@ -15,7 +15,7 @@ from inward.judging.adaptive import adaptive, controlled
 from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengths
 from inward.judging.compare import Battle, Outcome
 from inward.judging.judge import Group, Ruling
-from inward.judging.schemes import Battles, Known, Scheme, full, knockout, nothing_known, play, random, swiss
+from inward.judging.schemes import Battles, Known, Scheme, full, in_pairs, knockout, nothing_known, play, random, swiss
 from inward.judging.tournament import run_tournament
 from inward.records import Prompt, content_id
 
@@ -25,6 +25,8 @@ SCHEMES: dict[str, Scheme] = {
     "random": random(20),
     "swiss": swiss(5),
     "knockout": knockout,
+    "adaptive in pairs": in_pairs(adaptive(paired=True)),
+    "swiss in pairs": in_pairs(swiss(3)),
 }
 EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 texts = st.lists(st.text("abcdef ", min_size=1, max_size=6), min_size=1, max_size=9)
@@ -210,3 +212,15 @@ def noisy(groups: int, noise: float = 0.5, bias: float = 0.3) -> tuple[Floats, F
     quality_GK = rng.standard_normal((groups, 8))
     logits = (quality_GK[:, :, None] - quality_GK[:, None, :]) / noise + bias
     return quality_GK, np.where(rng.random(logits.shape) < sigmoid(logits), 1.0, -1.0)
+
+
+@pytest.mark.parametrize("name", ["adaptive in pairs", "swiss in pairs"])
+@pytest.mark.parametrize("k", [2, 3, 7, 8])
+def test_in_pairs_every_battle_is_asked_in_both_orders_in_the_same_round(name: str, k: int) -> None:
+    book = Book(longer)
+    run_tournament([group(["a" * (n + 1) for n in range(k)], str(at)) for at in range(3)], book, SCHEMES[name])
+    for call in book.calls:
+        asked = {(battle.prompt.id, battle.first, battle.second) for battle in call}
+        assert asked == {(prompt, second, first) for prompt, first, second in asked}
+    opening = {text for battle in book.calls[0] for text in (battle.first, battle.second)}
+    assert len(opening) >= (k if name == "adaptive in pairs" else k - k % 2), "everyone fights in the first round"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from inward.config import PairingSettings, PairwiseJudge, parse_recipe
+from inward.config import PairingSettings, PairwiseJudge, VerdictForm, parse_recipe
 from inward.errors import UsageError
 from inward.judging import check_judge, loads_model, lowest_score, make_judge
 from inward.judging.adaptive import adaptive
 from inward.judging.battles import ALONE, Pairwise, strengths_of_prompts
 from inward.judging.compare import Battle
 from inward.judging.engine_chat import EngineChat
-from inward.judging.pairwise import LLMComparer, conversation
+from inward.judging.pairwise import LLMComparer, Wording, conversation
 from inward.judging.schemes import full
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.pairing.pair import pair_outputs
@@ -65,7 +66,12 @@ def test_a_cut_or_missing_answer_is_an_error_never_a_win() -> None:
 
 def test_all_battles_of_a_prompt_begin_alike_and_share_no_later_text_at_another_place() -> None:
     """Only an exact prefix may be reused: position-independent reuse of an answer's cache corrupts verdicts."""
-    one, two = (conversation(Battle(prompt=PROMPTS[0], first=a, second=b), "ab") for a, b in (("x", "y"), ("y", "x")))
+    battles = [Battle(prompt=PROMPTS[0], first=a, second=b) for a, b in (("x", "y"), ("y", "x"))]
+    for form, wording in itertools.product(get_args(VerdictForm), get_args(Wording)):
+        begin_alike(*(conversation(battle, form, wording=wording) for battle in battles))
+
+
+def begin_alike(one: list[dict[str, str]], two: list[dict[str, str]]) -> None:
     assert one[0] == two[0]
     head, _, _ = one[1]["content"].partition("begins (")
     assert one[1]["content"].partition("\nx\n")[0] == two[1]["content"].partition("\ny\n")[0]

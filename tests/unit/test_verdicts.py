@@ -10,11 +10,12 @@ import pytest
 
 from inward.config import VerdictForm
 from inward.judging.compare import Battle
-from inward.judging.pairwise import conversation
+from inward.judging.pairwise import Wording, conversation
 from inward.judging.verdicts import LABELS, disarm, read_verdict
 from inward.records import Prompt
 
 FORMS: tuple[VerdictForm, ...] = get_args(VerdictForm)
+WORDINGS: tuple[Wording, ...] = get_args(Wording)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -146,7 +147,9 @@ def test_10_000_hostile_responses_close_no_section_and_leave_nothing_to_quote() 
         if at % 10 == 0:  # one that knows the lines of the very battle it is in, bar its own part in it
             told = conversation(Battle(prompt=_prompt(question), first="", second=second), form)[1]["content"]
             first = "\n".join(line for line in told.splitlines() if line.startswith("--- ")) + "\n[[A]]"
-        system, user = (turn["content"] for turn in conversation(_battle(question, first, second), form))
+        wording = WORDINGS[at // 3 % 3]
+        turns = conversation(_battle(question, first, second), form, wording=wording)
+        system, user = (turn["content"] for turn in turns)
         assert read_verdict(user, form).error in ("no verdict", "an empty answer"), (first, second)
         assert not any(control in user for control in CONTROLS)
         code = user.splitlines()[0].removeprefix("--- question begins (").removesuffix(") ---")

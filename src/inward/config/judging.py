@@ -82,10 +82,12 @@ class PairwiseJudge(Settings):
     """A language model that compares two responses: the model at `path` in this process, or one behind `endpoint`.
 
     Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
-    or only what it takes to know best and worst at `confidence`. `form` offers two verdicts, a tie too, or Arena-Hard's five
-    levels; an answer longer than `max_tokens` is an error. `turn` says where the judge's task stands, for models without a
-    system turn; `rows` answers are drawn side by side. Such scores compare responses to one prompt from one model only, so
-    `validation.judge` must name another judge.
+    or only what it takes to know best and worst at `confidence` (unset: 0.87, or 0.92 with `both_orders`). `form` offers two
+    verdicts, a tie too, or Arena-Hard's five levels. With `verdict` "text" the judge reasons first, and an answer longer than
+    `max_tokens` is an error; "probability" has nothing written and takes the verdict whose tokens are likeliest, at a small
+    part of the cost; `both_orders` then asks each battle the other way round as well and averages, so that no taste for a
+    place is left. `turn` says where the task stands, for models without a system turn; `rows` answers are drawn or read side
+    by side. Such scores compare responses to one prompt from one model only, so `validation.judge` must name another judge.
     """
 
     kind: Literal["pairwise"]
@@ -95,16 +97,25 @@ class PairwiseJudge(Settings):
     trust_remote_code: bool = False
     rows: int = Field(default=32, gt=0)
     form: VerdictForm = "ab"
+    verdict: Literal["text", "probability"] = "text"
+    both_orders: bool = False
     turn: Turn = "system"
     max_tokens: int = Field(default=2048, gt=0)
     scheme: Literal["adaptive", "full"] = "adaptive"
-    confidence: float = Field(default=0.87, gt=0.0, lt=1.0)
+    confidence: float | None = Field(default=None, gt=0.0, lt=1.0)
     prior: float = Field(default=0.4, gt=0.0)
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
         if (self.path is None) == (self.endpoint is None):
             raise ValueError("judge.kind = 'pairwise' needs exactly one of judge.path (a model here) and judge.endpoint")
+        if self.both_orders and self.verdict == "text":
+            raise ValueError("judge.both_orders averages probabilities, so it needs judge.verdict = 'probability'")
+        if self.endpoint is not None and self.verdict == "probability" and self.form == "arena":
+            raise ValueError(
+                "judge.verdict = 'probability' with judge.endpoint sees one token of the answer, which cannot tell the "
+                "verdicts of judge.form = 'arena' apart: use judge.form = 'ab' or 'abc', or judge.verdict = 'text'"
+            )
         return self
 
 

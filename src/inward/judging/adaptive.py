@@ -14,6 +14,10 @@ round, a ring, each response fights once from either position. From then on, eve
    Of its two orders that one is asked in which the response stands first that did so less often.
 
 G groups, K responses, D = K + 1 unknowns. Groups do not influence each other, so batches may be cut in any way.
+
+For a judge with one verdict for both orders of a pair (`schemes.in_pairs`) the opening round pairs the responses off instead of
+making a ring. Such a verdict stands in the results twice, in both directions, so that the posterior is surer than it should be;
+it takes a higher confidence to come to the same loss: `CONFIDENCE_IN_PAIRS`, from the simulation of benchmarks/judging.py.
 """
 
 from __future__ import annotations
@@ -27,20 +31,30 @@ from inward.judging.bradley_terry import PRIOR, Floats, Posterior, posterior, si
 from inward.judging.schemes import Battles, Bools, Ints, Known, Scheme, indices, no_battles
 
 CONFIDENCE = 0.87
+CONFIDENCE_IN_PAIRS = 0.92
 LIMIT = 4.0
 TIE = 1e-7
 
 
 def adaptive(
-    *, rho: float = 0.0, confidence: float = CONFIDENCE, limit: float = LIMIT, at_once: int = 1, prior: float = PRIOR
+    *,
+    rho: float = 0.0,
+    confidence: float = CONFIDENCE,
+    limit: float = LIMIT,
+    at_once: int = 1,
+    prior: float = PRIOR,
+    paired: bool = False,
 ) -> Scheme:
-    """Return the scheme. `limit` is battles per response; `at_once`, battles a group asks in a round for each of its ends."""
+    """Return the scheme. `limit` is battles per response; `at_once`, battles a group asks in a round for each of its ends.
+
+    `paired` opens with pairs in the place of a ring.
+    """
 
     def scheme(known: Known) -> Battles:
         counts_G = known.present_GK.sum(axis=1)
         left_G = np.floor(limit * counts_G).astype(np.intp) - known.fought_G
         if known.round == 0:
-            return _ring(known.present_GK, left_G)
+            return _opening(known.present_GK, left_G, step=2 if paired else 1)
         open_G = np.flatnonzero((left_G > 0) & ~known.asked_GKK.all(axis=(1, 2)))
         if not open_G.size:
             return no_battles()
@@ -143,10 +157,11 @@ def _normalise(values_GK: Floats, copies_GK: Ints) -> tuple[Floats, Floats]:
     return np.where(spread_G1, centred_GK / np.where(spread_G1, std_G1, 1.0), 0.0), std_G1 * spread_G1
 
 
-def _ring(present_GK: Bools, left_G: Ints) -> Battles:
+def _opening(present_GK: Bools, left_G: Ints, *, step: int) -> Battles:
+    """Return the battles of each response, or of every second one, with the next, the last one's being with the first."""
     counts_G = present_GK.sum(axis=1)
     group, first = np.nonzero(present_GK & (counts_G > 1)[:, None])
-    fits = first < left_G[group]
+    fits = (first < left_G[group]) & (first % step == 0)
     group, first = group[fits], first[fits]
     return group, first, (first + 1) % counts_G[group]
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from inward.config import PairwiseJudge
 from inward.errors import UsageError
-from inward.judging.adaptive import adaptive
-from inward.judging.compare import Chat, Comparer
+from inward.judging.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive
+from inward.judging.compare import Comparer
 from inward.judging.judge import Group, Ruling
 from inward.judging.pairwise import LLMComparer, trial
-from inward.judging.schemes import Scheme, full
+from inward.judging.probability import ProbabilityComparer
+from inward.judging.schemes import Scheme, full, in_pairs
 from inward.judging.tournament import run_tournament
 from inward.records import Verdict
 
@@ -48,12 +49,14 @@ class Pairwise:
 
 def load(settings: PairwiseJudge, *, rho: float) -> Pairwise:
     """Return the pairwise judge of a recipe, its model loaded. Raises `UsageError` where it cannot be."""
-    comparer = LLMComparer(chat=_chat(settings), form=settings.form, max_tokens=settings.max_tokens, turn=settings.turn)
+    comparer = _comparer(settings)
     if settings.scheme == "full":
         return Pairwise(comparer=comparer, scheme=full, scheme_name="full")
-    scheme = adaptive(rho=rho, confidence=settings.confidence, prior=settings.prior)
-    name = f"adaptive:{settings.confidence:g}:{rho:g}:{settings.prior:g}"
-    return Pairwise(comparer=comparer, scheme=scheme, scheme_name=name)
+    paired = settings.both_orders
+    confidence = settings.confidence or (CONFIDENCE_IN_PAIRS if paired else CONFIDENCE)
+    scheme = adaptive(rho=rho, confidence=confidence, prior=settings.prior, paired=paired)
+    name = f"adaptive:{confidence:g}:{rho:g}:{settings.prior:g}"
+    return Pairwise(comparer=comparer, scheme=in_pairs(scheme) if paired else scheme, scheme_name=name)
 
 
 def check(settings: PairwiseJudge) -> None:
@@ -69,12 +72,13 @@ def check(settings: PairwiseJudge) -> None:
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
     folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
+    by_text = settings.verdict == "text"
     try:
-        shortest = len(encode_chat(tokenizer, trial(settings.form, settings.turn)))
+        shortest = len(encode_chat(tokenizer, trial(settings.form, settings.turn, "reasoned" if by_text else "at once")))
     except UsageError as error:
         raise UsageError(f"judge.path {settings.path!r}: {error}; for a judge that is judge.turn = 'user'") from error
     context = load_context(folder, tokenizer, trust_remote_code=settings.trust_remote_code)
-    if shortest + settings.max_tokens >= context:
+    if by_text and shortest + settings.max_tokens >= context:
         raise UsageError(
             f"judge.max_tokens ({settings.max_tokens}) leaves no room for two answers in the context of judge.path "
             f"{settings.path!r}: {context} tokens, of which the judge's task takes {shortest}. Lower judge.max_tokens"
@@ -137,16 +141,26 @@ def _nothing_to_compare(group: Group) -> list[Ruling]:
     return [Ruling(first=place, unscored=ALONE) for place in range(len(group.responses))]
 
 
-def _chat(settings: PairwiseJudge) -> Chat:
+def _comparer(settings: PairwiseJudge) -> Comparer:
+    form, turn, by_text = settings.form, settings.turn, settings.verdict == "text"
     if settings.endpoint is not None:
         from inward.judging.endpoint import EndpointChat
+        from inward.judging.endpoint_weigher import EndpointWeigher
 
-        return EndpointChat(settings.endpoint)
-    from inward.judging.engine_chat import EngineChat
+        chat = EndpointChat(settings.endpoint)
+        if by_text:
+            return LLMComparer(chat=chat, form=form, max_tokens=settings.max_tokens, turn=turn)
+        there = EndpointWeigher(chat=chat)
+        return ProbabilityComparer(weigher=there, form=form, turn=turn, both_orders=settings.both_orders)
+    from inward.judging.engine_chat import EngineChat, EngineWeigher
     from inward.models import local_folder
     from inward.sampling.transformers_engine import load_engine
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
     folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
     engine = load_engine(folder, dtype=settings.dtype, rows=settings.rows, trust_remote_code=settings.trust_remote_code)
-    return EngineChat(engine=engine, name=settings.path)
+    if by_text:
+        local = EngineChat(engine=engine, name=settings.path)
+        return LLMComparer(chat=local, form=form, max_tokens=settings.max_tokens, turn=turn)
+    here = EngineWeigher(engine=engine, name=settings.path)
+    return ProbabilityComparer(weigher=here, form=form, turn=turn, both_orders=settings.both_orders)

@@ -17,7 +17,7 @@ from inward.errors import StorageError
 from inward.judging.compare import Battle, Comparer, Outcome
 from inward.storage import storage_errors
 
-FILE = "outcomes-1.sqlite"
+FILE = "outcomes-2.sqlite"
 """The number is the layout's: another layout is another file."""
 CHUNK = 512
 """Battles that are asked between two commits: enough to keep an endpoint or an engine full."""
@@ -39,7 +39,7 @@ class Cached:
             folder.mkdir(parents=True, exist_ok=True)
         with _database(self._path) as database:
             database.execute(
-                "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, value REAL NOT NULL, raw BLOB NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, value REAL NOT NULL, raw BLOB NOT NULL, p REAL)"
             )
 
     @property
@@ -65,19 +65,21 @@ class Cached:
     def _stored(self, keys: set[bytes]) -> dict[bytes, Outcome]:
         with _database(self._path) as database:
             rows = ((key, row) for key in keys if (row := database.execute(_SELECT, (key,)).fetchone()) is not None)
-            return {key: Outcome(value=value, raw=raw.decode(*_UTF)) for key, (value, raw) in rows}
+            return {key: Outcome(value=value, raw=raw.decode(*_UTF), p=p) for key, (value, raw, p) in rows}
 
     def _store(self, outcomes: dict[bytes, Outcome]) -> None:
         rows = [
-            (key, outcome.value, outcome.raw.encode(*_UTF)) for key, outcome in outcomes.items() if outcome.value is not None
+            (key, outcome.value, outcome.raw.encode(*_UTF), outcome.p)
+            for key, outcome in outcomes.items()
+            if outcome.value is not None
         ]
         with _database(self._path) as database, database:
-            database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", rows)
+            database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?)", rows)
 
 
 _UTF = ("utf-8", "surrogatepass")
 """A judge's text may hold lone surrogates."""
-_SELECT = "SELECT value, raw FROM outcomes WHERE key = ?"
+_SELECT = "SELECT value, raw, p FROM outcomes WHERE key = ?"
 
 
 def _key(name: str, battle: Battle) -> bytes:

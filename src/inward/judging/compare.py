@@ -1,6 +1,7 @@
 """The seams of pairwise judging: a comparer decides battles, a chat answers conversations.
 
-A tournament asks a comparer; an LLM comparer asks a chat; a chat is an engine in this process or an endpoint elsewhere.
+A tournament asks a comparer. A comparer asks a chat for its answer in words, or a weigher for how likely each answer is;
+both are an engine in this process or an endpoint elsewhere.
 Strings only, so no thought can reach any of them.
 """
 
@@ -26,12 +27,14 @@ class Battle:
 class Outcome:
     """Who won a battle: 1 the first, -1 the second, 0 a tie; strong verdicts count no more than plain ones.
 
-    `value` is None if and only if `error` says why there is no verdict. `raw` is the judge's text as it came.
+    `value` is None if and only if `error` says why there is no verdict. `raw` is the judge's text as it came. `p` is how
+    probable a judge that says so finds it that the first is better, a tie counting half.
     """
 
     value: float | None
     error: str | None = None
     raw: str = ""
+    p: float | None = None
 
 
 class Comparer(Protocol):
@@ -47,12 +50,16 @@ class Comparer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A chat's answer. `text` is None if and only if `error` says why. Tokens are what the server or engine counted."""
+    """A chat's answer. `text` is None if and only if `error` says why. Tokens are what the server or engine counted.
+
+    `top` are the likeliest first tokens and the natural logarithms of their probabilities, where they were asked for and given.
+    """
 
     text: str | None
     error: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    top: tuple[tuple[str, float], ...] | None = None
 
 
 class Chat(Protocol):
@@ -63,4 +70,32 @@ class Chat(Protocol):
 
     def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
         """Return one reply a conversation, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How likely each offered label is as the beginning of an answer: natural logarithms, up to a common constant.
+
+    Each label has the interval that its value must lie in, `low` to `high`; where all is known the two are equal. Both are
+    None if and only if `error` says why. `raw` is what a server wrote.
+    """
+
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
+    error: str | None = None
+    raw: str = ""
+
+
+class Weigher(Protocol):
+    """Anything that says how likely each of some labels is as a model's answer. `bare`: it is asked for the label alone."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bare(self) -> bool: ...
+
+    def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
+        """Return one weighing a conversation, in order, each in the order of the labels."""
         ...

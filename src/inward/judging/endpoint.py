@@ -21,7 +21,7 @@ import httpx
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
 from inward.judging.compare import Reply
-from inward.judging.endpoint_answer import complaint_of, cut, retry_after, text_of, usage_of
+from inward.judging.endpoint_answer import complaint_of, cut, retry_after, text_of, top_of, usage_of
 
 FAILURES_TO_OPEN = 5
 SECRET = 8
@@ -101,9 +101,17 @@ class EndpointChat:
 
         Not for a thread with a running event loop: use `asyncio.to_thread` there.
         """
-        return asyncio.run(self._complete(conversations, max_tokens))
+        return asyncio.run(self._complete(conversations, {"max_tokens": max_tokens}))
 
-    async def _complete(self, conversations: Sequence[Sequence[dict[str, str]]], max_tokens: int) -> list[Reply]:
+    def first_tokens(self, conversations: Sequence[Sequence[dict[str, str]]], *, count: int) -> list[Reply]:
+        """Return one reply of one token a conversation, with the `count` likeliest in `top` if the server gives them.
+
+        Raises as `complete`.
+        """
+        asked = {"max_tokens": 1, "logprobs": True, "top_logprobs": count}
+        return asyncio.run(self._complete(conversations, asked))
+
+    async def _complete(self, conversations: Sequence[Sequence[dict[str, str]]], asked: dict[str, int | bool]) -> list[Reply]:
         replies: dict[int, Reply] = {}
         todo = enumerate(conversations)
         key = _key(self._settings)
@@ -113,8 +121,8 @@ class EndpointChat:
                 body = {
                     "model": self._settings.model,
                     "messages": list(conversation),
-                    "max_tokens": max_tokens,
                     "temperature": 0,
+                    **asked,
                 }
                 # ASCII escapes carry any text, lone surrogates included
                 replies[index] = await self._answer(client, json.dumps(body).encode("ascii"), index, key)
@@ -209,7 +217,8 @@ class EndpointChat:
         text, error = text_of(content)
         if text is not None:
             text = _blank(text, key)
-        return Reply(text=text, error=error, prompt_tokens=read, completion_tokens=written)
+        top = tuple((_blank(token, key), logp) for token, logp in top_of(content)) or None
+        return Reply(text=text, error=error, prompt_tokens=read, completion_tokens=written, top=top)
 
     def _book(
         self, *, answers: int = 0, failures: int = 0, retries: int = 0, uncounted: int = 0, read: int = 0, written: int = 0

@@ -42,6 +42,32 @@ def text_of(content: dict[str, Any]) -> tuple[str | None, str | None]:
     return None, cut(f"the answer holds no text: {json.dumps(first)}")
 
 
+def top_of(content: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return the likeliest first tokens of the first choice with the logarithms of their probabilities; none if not given.
+
+    A list with anything in it that is no such pair is no list of them.
+    """
+    found: Any = content
+    for step in ("choices", 0, "logprobs", "content", 0, "top_logprobs"):
+        if isinstance(step, int):
+            found = found[0] if isinstance(found, list) and found else None
+        else:
+            found = found.get(step) if isinstance(found, dict) else None
+    pairs = [_pair(one) for one in found] if isinstance(found, list) else []
+    return [pair for pair in pairs if pair is not None] if all(pairs) else []
+
+
+def _pair(found: Any) -> tuple[str, float] | None:
+    if not isinstance(found, dict):
+        return None
+    token, logp = found.get("token"), found.get("logprob")
+    if not isinstance(token, str) or isinstance(logp, bool) or not isinstance(logp, int | float):
+        return None
+    if not -MOST_TOKENS <= logp <= 1e-3:
+        return None
+    return token, min(0.0, float(logp))  # servers round a probability of one to a little more
+
+
 def usage_of(content: dict[str, Any]) -> tuple[int, int] | None:
     """Return the tokens read and written, or None where they were not counted."""
     usage = content.get("usage")

@@ -1,12 +1,12 @@
-"""A chat on a sampling engine: the judge model runs in this process, on the same engine that samples."""
+"""A chat and a weigher on a sampling engine: the judge model runs in this process, on the same engine that samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from inward.judging.compare import Reply
-from inward.sampling.engine import Completion, Decoding, Engine, Request
+from inward.judging.compare import Reply, Weights
+from inward.sampling.engine import Completion, Decoding, Engine, Likelihood, Request
 
 TAIL = 200
 """Characters of a cut answer that its error shows."""
@@ -53,3 +53,44 @@ def _read(completion: Completion) -> tuple[str | None, str | None]:
     if not completion.text.strip():
         return None, "an empty answer"
     return completion.text, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineWeigher:
+    """A `Weigher` on an engine that can say how likely a continuation is: one look at what would follow `[[`.
+
+    The labels' probabilities are those of all their tokens. Where one label's tokens are the beginning of another's, or are
+    cut otherwise once the verdict is closed, the closing brackets count as well.
+    """
+
+    engine: Likelihood
+    name: str
+    bare: bool = False
+
+    def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
+        """Return one weighing a conversation, in order. Raises `UsageError` where the chat template refuses the turns."""
+        opening, tails = _verdict_tokens(self.engine, labels)
+        stems = [self.engine.encode(conversation) + opening for conversation in conversations]
+        room = self.engine.context - max(map(len, tails))
+        fitting = [stem for stem in stems if len(stem) <= room]
+        found = iter(self.engine.logps(fitting, tails) if fitting else [])
+        weighed = []
+        for stem in stems:
+            if len(stem) > room:
+                error = f"{len(stem)} tokens exceed the judge's context of {self.engine.context}"
+                weighed.append(Weights(low=None, high=None, error=error))
+            else:
+                logps = tuple(next(found))
+                weighed.append(Weights(low=logps, high=logps))
+        return weighed
+
+
+def _verdict_tokens(engine: Likelihood, labels: Sequence[str]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the tokens that all verdicts begin with, and those in which each goes on."""
+    tails = [engine.tokens(f"[[{label}") for label in labels]
+    closed = [engine.tokens(f"[[{label}]]") for label in labels]
+    begins = any(a is not b and b[: len(a)] == a for a in tails for b in tails)
+    if begins or any(whole[: len(tail)] != tail for whole, tail in zip(closed, tails, strict=True)):
+        tails = closed
+    shared = next(at for at, column in enumerate(zip(*tails, strict=False)) if len(set(column)) > 1)
+    return tails[0][:shared], [tail[shared:] for tail in tails]

@@ -120,6 +120,17 @@ def knockout(known: Known) -> Battles:
     )
 
 
+def in_pairs(scheme: Scheme) -> Scheme:
+    """Ask every battle of a scheme in both orders at once, for a judge to whom they are one question."""
+
+    def both(known: Known) -> Battles:
+        mask_GKK = np.zeros_like(known.asked_GKK)
+        mask_GKK[scheme(known)] = True
+        return indices((mask_GKK | mask_GKK.swapaxes(1, 2)) & ~known.asked_GKK)
+
+    return both
+
+
 def indices(mask_GKK: Bools) -> Battles:
     """Return the battles where a mask is True."""
     group, first, second = np.nonzero(mask_GKK)

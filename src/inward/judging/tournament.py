@@ -24,7 +24,8 @@ def run_tournament(groups: Sequence[Group], comparer: Comparer, scheme: Scheme |
     """Return the battles of each group as rulings, in the order they were asked; `scheme` is `adaptive()` unless given.
 
     `first` and `second` are positions in the group; of equal responses the first stands for all. `detail` holds the `raw`
-    text of the verdict and the `round`. A group without two different responses has no battles.
+    text of the verdict, the `round`, and `p` where the judge has one (`Outcome`). A group without two different responses
+    has no battles.
     """
     texts = [sorted(set(group.responses)) for group in groups]
     place = [[group.responses.index(text) for text in own] for group, own in zip(groups, texts, strict=True)]
@@ -60,5 +61,5 @@ def _ruling(first: int, second: int, outcome: Outcome, turn: int) -> Ruling:
     value = outcome.value
     assert (value is None) == (outcome.error is not None), "an outcome has either a value or an error"
     assert value is None or math.isfinite(value), "who won a battle is a finite number"
-    detail = json.dumps({"raw": outcome.raw, "round": turn})
+    detail = json.dumps({"raw": outcome.raw, "round": turn} | ({} if outcome.p is None else {"p": round(outcome.p, 6)}))
     return Ruling(first=first, second=second, value=value, unscored=outcome.error, detail=detail)

@@ -82,3 +82,22 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """Return every request's `k` completions, ordered by request and index."""
         ...
+
+
+class Likelihood(Protocol):
+    """An engine that can also say how likely a given continuation is, without drawing any."""
+
+    @property
+    def context(self) -> int: ...
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """As `Engine.encode`."""
+        ...
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that stands inside a turn."""
+        ...
+
+    def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Return log P(tail | stem), natural, for each stem and each tail, in order. None of them is empty."""
+        ...

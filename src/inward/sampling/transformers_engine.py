@@ -20,6 +20,7 @@ from inward.errors import UsageError
 from inward.hardware import device, resolve_dtype
 from inward.sampling.decode import Decoder, decode
 from inward.sampling.engine import Completion, Decoding, Progress, Request, Scaffold
+from inward.sampling.likelihood import continuation_logps
 from inward.sampling.packed import pack
 from inward.sampling.padded import PaddedDecoder
 from inward.sampling.row import check_lengths, make_rules
@@ -58,7 +59,7 @@ class TransformersEngine:
 
         Raises `UsageError` for a prompt that does not fit into the context and for a scaffold without room to respond.
         """
-        rules = make_rules(decoding, scaffold, stops=self.stops, encode=self._plain, decode=self._text)
+        rules = make_rules(decoding, scaffold, stops=self.stops, encode=self.tokens, decode=self._text)
         check_lengths(requests, rules, self.context)
         decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
         rows = decode(decoder, requests, rules, decoding, rows=self.rows, seed=seed, progress=progress)
@@ -66,8 +67,13 @@ class TransformersEngine:
         rows.sort(key=lambda row: (order[row.request_id], row.index))
         return [row.completion() for row in rows]
 
-    def _plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that stands inside a turn, without special ones."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Return log P(tail | stem) for each stem and each tail (`likelihood`)."""
+        return continuation_logps(self.model, stems, tails, rows=self.rows, share=self.shared)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return plain_text(self.tokenizer, tokens)

@@ -1,0 +1,316 @@
+"""A real judge's noise: full tournaments of a language model over real responses, stored, measured, and replayed.
+
+Run: python -m benchmarks.real_judge STORE [--json] [--speed] [--prompts 96] [--others 4] [--minutes 30] [--model smollm2]
+
+For each of `--prompts` generated tasks (prompts/tasks.py) the model writes K = 8 responses (temperature 0.8, top-p 0.95, at
+most 96 tokens), and the same model judges all ordered pairs of different responses by the probability of `[[A]]` and `[[B]]`
+(judging/probability.py); for the first `--others` of them also with a tie, with five levels, and in words (at most 256 tokens).
+"both orders" are the verdicts of `judge.both_orders`, which follow from these. STORE holds one file for each prompt and judge,
+so that a run that was stopped, or used up its `--minutes`, goes on where it was. Figures are over what is stored.
+
+For each judge: `errors`, `ties`, `first` (share of decided battles that the response standing first wins), `consistency` (share
+of pairs, decided in both orders, with the same winner), `cycles` (share of `triples` whose three pairs have one winner each,
+in both orders, that go round in a circle; by lot it is a quarter), and `gold` (share of decided battles that agree with which
+response meets more of the task's constraints, where they differ; by lot a half).
+
+`fit`, from the log-odds L_mn: strengths e are fitted to (L_mn - L_nm) / 2, their spread being 1. `noise` is what contradicts
+them, as the noise of benchmarks/judging.py's simulated judge asked in both orders; `bias` and `bias_std` are mean and standard
+deviation, over pairs, of (L_mn + L_nm) / 2, the pull of the first place.
+
+`schemes` are replayed on the verdicts of both orders: `calls` a prompt, two for each pair; `gap_retained`, of the gap between
+chosen and rejected in the Bradley-Terry strengths that the full tournament gives, which is the truth here and so never above 1;
+`same_pair`; and `gold_gap`, the difference between chosen and rejected in the share of constraints met, in which no judge has
+a part. `--speed` measures instead what one prompt's 56 battles take in each way, on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.judging import Found, play_out, schemes_of
+from inward.config import VerifiableJudge
+from inward.judging import make_judge
+from inward.judging.battles import Pairwise
+from inward.judging.bradley_terry import Floats, battle_matrix, strengths
+from inward.judging.compare import Battle, Comparer
+from inward.judging.engine_chat import EngineChat, EngineWeigher
+from inward.judging.judge import Group
+from inward.judging.pairwise import LLMComparer, conversation
+from inward.judging.probability import ProbabilityComparer
+from inward.judging.schemes import Ints, full
+from inward.models import local_folder
+from inward.prompts.tasks import generate_tasks
+from inward.records import Prompt
+from inward.sampling.engine import Decoding, Request
+from inward.sampling.transformers_engine import TransformersEngine, load_engine
+from inward.storage import read_json, write_json
+
+K = 8
+SEED = 2026
+BATCH = 4
+TOKENS = 96
+ANSWER = 256
+LOGISTIC = math.pi / math.sqrt(3)
+"""Standard deviation of the logistic distribution."""
+MAIN, WORDS, BOTH = "probability, ab", "text, ab", "both orders, ab"
+OTHERS = ("probability, abc", "probability, arena", WORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """G prompts with K places for different responses: verdicts r_mn (NaN: an error or no battle), which errors were, and p."""
+
+    verdict_GKK: Floats
+    error_GKK: Floats
+    logit_GKK: Floats
+    copies_GK: Ints
+    length_GK: Floats
+    gold_GK: Floats
+    seconds: float
+    battles: int
+
+
+def main() -> None:
+    arguments = _parse()
+    store: Path = arguments.store
+    store.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * arguments.minutes
+    prompts = list(islice(generate_tasks(SEED, 3), arguments.prompts))
+    if arguments.speed:
+        print(json.dumps(_speed(prompts[0], arguments.model)))
+        return
+    _sample(store, prompts, arguments.model, until)
+    _judge(store, prompts, arguments.others, arguments.model, until)
+    result: dict[str, Any] = {"benchmark": "real_judge", "model": arguments.model, "k": K, "judges": {}}
+    for name in (MAIN, *OTHERS):
+        if (stored := _read(store, name, prompts)) is not None:
+            result["judges"][name] = _measure(stored)
+            if name == MAIN:
+                both = in_both_orders(stored)
+                result["judges"][BOTH] = _measure(both)
+                result |= {"fit": fit(stored.logit_GKK), "schemes": _replay(both)}
+    print(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
+
+
+def fit(logit_GKK: Floats) -> dict[str, float]:
+    """Return what the log-odds say of a judge; NaN where there was no battle. Prompts with an error or a copy are left out."""
+    whole_GKK = logit_GKK[np.isfinite(logit_GKK).sum(axis=(1, 2)) == K * (K - 1)]
+    own_GKK, turned_GKK = np.nan_to_num(whole_GKK), np.nan_to_num(whole_GKK.swapaxes(1, 2))
+    odd_GKK, even_GKK = (own_GKK - turned_GKK) / 2, (own_GKK + turned_GKK) / 2
+    e_GK = odd_GKK.sum(axis=2) / K
+    rest_GKK = odd_GKK - (e_GK[:, :, None] - e_GK[:, None, :])
+    freedom = len(e_GK) * (K * (K - 1) / 2 - (K - 1))
+    contradiction = math.sqrt((rest_GKK**2).sum() / 2 / freedom)
+    spread = math.sqrt(max(1e-12, float((e_GK**2).sum()) / len(e_GK) / (K - 1) - contradiction**2 / K))
+    even = even_GKK[:, *np.triu_indices(K, 1)]
+    return {
+        "prompts": len(whole_GKK),
+        "noise": round(contradiction / LOGISTIC / spread, 3),
+        "bias": round(float(even.mean()) / spread, 2),
+        "bias_std": round(float(even.std()) / spread, 2),
+    }
+
+
+def in_both_orders(stored: Stored) -> Stored:
+    """Return the verdicts of `judge.both_orders`."""
+    logit_GKK = (stored.logit_GKK - stored.logit_GKK.swapaxes(1, 2)) / 2
+    verdict_GKK = np.where(logit_GKK == 0, np.nan, np.sign(logit_GKK))
+    return replace(stored, verdict_GKK=verdict_GKK, logit_GKK=logit_GKK, error_GKK=(logit_GKK == 0).astype(np.float64))
+
+
+def _sample(store: Path, prompts: Sequence[Prompt], model: str, until: float) -> None:
+    todo = [(at, prompt) for at, prompt in enumerate(prompts) if not _file(store, at, "responses").exists()]
+    engine = load_engine(local_folder(model), rows=BATCH * K) if todo and time.monotonic() < until else None
+    while engine and todo and time.monotonic() < until:
+        batch, todo = todo[:BATCH], todo[BATCH:]
+        began = time.perf_counter()
+        requests = [
+            Request(id=prompt.id, tokens=engine.encode([{"role": "user", "content": prompt.text}]), k=K) for _, prompt in batch
+        ]
+        drawn = engine.generate(requests, Decoding(max_new_tokens=TOKENS), seed=SEED)
+        spent = (time.perf_counter() - began) / len(batch)
+        for at, prompt in batch:
+            texts = [one.text for one in drawn if one.request_id == prompt.id]
+            write_json(_file(store, at, "responses"), {"prompt": prompt.text, "responses": texts, "seconds": spent})
+
+
+def _judge(store: Path, prompts: Sequence[Prompt], others: int, model: str, until: float) -> None:
+    todo = [
+        (at, name, prompt)
+        for at, prompt in enumerate(prompts)
+        for name in (MAIN, *(OTHERS if at < others else ()))
+        if _file(store, at, "responses").exists() and not _file(store, at, name).exists()
+    ]
+    todo.sort(key=lambda one: (one[1] != MAIN, one[0]))
+    if not todo or time.monotonic() > until:
+        return
+    engine = load_engine(local_folder(model), rows=32)
+    for at, name, prompt in todo:
+        if time.monotonic() > until:
+            return
+        comparer = _comparer(name, engine)
+        began = time.perf_counter()
+        group = Group(prompt=prompt, responses=_responses(store, at))
+        (rulings,) = Pairwise(comparer=comparer, scheme=full, scheme_name="full").judge([group])
+        battles = [
+            {"first": r.first, "second": r.second, "value": r.value, "unscored": r.unscored, **json.loads(r.detail)}
+            for r in rulings
+            if r.second is not None
+        ]
+        spent = time.perf_counter() - began
+        write_json(_file(store, at, name), {"judge": comparer.name, "battles": battles, "seconds": spent})
+
+
+def _comparer(name: str, engine: TransformersEngine, both_orders: bool = False) -> Comparer:
+    how, _, form = name.partition(", ")
+    if how == "text":
+        return LLMComparer(chat=EngineChat(engine=engine, name="judge"), form=form, max_tokens=ANSWER)
+    return ProbabilityComparer(weigher=EngineWeigher(engine=engine, name="judge"), form=form, both_orders=both_orders)
+
+
+def _speed(prompt: Prompt, model: str) -> dict[str, Any]:
+    """Return seconds for the 56 battles of one prompt in each way, nothing remembered, and the text's token counts."""
+    engine = load_engine(local_folder(model), rows=32)
+    request = Request(id="0", tokens=engine.encode([{"role": "user", "content": prompt.text}]), k=K)
+    texts = tuple(one.text for one in engine.generate([request], Decoding(max_new_tokens=TOKENS), seed=SEED))
+    battles = [Battle(prompt=prompt, first=a, second=b) for a in texts for b in texts if a != b]
+    spent = {}
+    for name in (MAIN, WORDS):
+        comparer = _comparer(name, engine)
+        began = time.perf_counter()
+        comparer.compare(battles)
+        spent[name] = round(time.perf_counter() - began, 2)
+    tokens = [len(engine.encode(conversation(battle, "ab"))) for battle in battles]
+    return {"battles": len(battles), "prompt_tokens": sum(tokens), "seconds": spent, "threads": torch.get_num_threads()}
+
+
+def _read(store: Path, name: str, prompts: Sequence[Prompt]) -> Stored | None:
+    """Return what is stored of a judge, prompts with fewer than two different responses left out."""
+    places = [at for at in range(len(prompts)) if _file(store, at, name).exists() and len(_different(store, at)) > 1]
+    if not places:
+        return None
+    gold = make_judge(VerifiableJudge(kind="verifiable", strictness="mean"))
+    verdict_GKK = np.full((len(places), K, K), np.nan)
+    error_GKK, logit_GKK = np.zeros(verdict_GKK.shape), np.full(verdict_GKK.shape, np.nan)
+    gold_GK = np.full((len(places), K), np.nan)
+    copies_GK, length_GK = np.zeros((len(places), K), dtype=np.intp), np.zeros((len(places), K))
+    seconds, battles = 0.0, 0
+    for row, at in enumerate(places):
+        responses, texts = _responses(store, at), _different(store, at)
+        copies_GK[row, : len(texts)] = [responses.count(text) for text in texts]
+        length_GK[row, : len(texts)] = [len(text) for text in texts]
+        (ruled,) = gold.judge([Group(prompt=prompts[at], responses=tuple(texts))])
+        for ruling in ruled:
+            gold_GK[row, ruling.first] = math.nan if ruling.value is None else ruling.value
+        content = read_json(_file(store, at, name))
+        seconds += content["seconds"]
+        for battle in content["battles"]:
+            m, n = (texts.index(responses[battle[end]]) for end in ("first", "second"))
+            error_GKK[row, m, n] = battle["value"] is None
+            verdict_GKK[row, m, n] = math.nan if battle["value"] is None else battle["value"]
+            if (p := battle.get("p")) is not None:
+                logit_GKK[row, m, n] = math.log((p + 1e-6) / (1 - p + 1e-6))
+            battles += 1
+    return Stored(verdict_GKK, error_GKK, logit_GKK, copies_GK, length_GK, gold_GK, seconds, battles)
+
+
+def _measure(stored: Stored) -> dict[str, float | None]:
+    v = stored.verdict_GKK
+    turned, decided = v.swapaxes(1, 2), np.abs(v) == 1
+    both = decided & (np.abs(turned) == 1)
+    margin = np.nan_to_num(v) - np.nan_to_num(turned)
+    wins = np.where(both & (v == -turned), np.sign(margin), 0.0)
+    truth = np.sign(stored.gold_GK[:, :, None] - stored.gold_GK[:, None, :])
+    known = decided & (np.abs(truth) == 1)
+    return {
+        "prompts": len(v),
+        "battles": stored.battles,
+        "errors": _share(stored.error_GKK.sum(), stored.battles),
+        "ties": _share((v == 0).sum(), np.isfinite(v).sum()),
+        "first": _share((v == 1).sum(), decided.sum()),
+        "consistency": _share((both & (v == -turned)).sum(), both.sum()),
+        **_cycles(wins),
+        "gold": _share((known & (v == truth)).sum(), known.sum()),
+        "gold_battles": int(known.sum()),
+        "seconds_per_battle": round(stored.seconds / max(1, stored.battles), 4),
+    }
+
+
+def _cycles(wins_GKK: Floats) -> dict[str, float | None]:
+    """Return the share of triples, all three pairs decided, in which each beats one and loses to one, and their number."""
+    circles = triples = 0
+    k = wins_GKK.shape[1]
+    for a in range(k):
+        for b in range(a + 1, k):
+            for c in range(b + 1, k):
+                one, two, three = wins_GKK[:, a, b], wins_GKK[:, b, c], wins_GKK[:, c, a]
+                triples += int(((one != 0) & (two != 0) & (three != 0)).sum())
+                circles += int(((one != 0) & (one == two) & (two == three)).sum())
+    return {"cycles": _share(circles, triples), "triples": triples}
+
+
+def _replay(stored: Stored) -> dict[str, dict[str, float | None]]:
+    """Play every scheme on the stored verdicts. Strengths of the full tournament, both positions, are the true quality."""
+    strength_GK = strengths(battle_matrix(stored.verdict_GKK))
+    at = np.arange(len(strength_GK))
+
+    def gap(quality_GK: Floats, found: Found) -> float:
+        return float(np.nanmean(quality_GK[at, found.best_G] - quality_GK[at, found.worst_G]))
+
+    played = {
+        name: play_out(stored.verdict_GKK, stored.length_GK, stored.copies_GK, scheme, 0.0)
+        for name, scheme in schemes_of(0.0, both_orders=True).items()
+    }
+    whole = played["full"]
+    return {
+        name: {
+            "calls": round(found.calls, 2),
+            "gap_retained": _share(gap(strength_GK, found), gap(strength_GK, whole)),
+            "same_pair": round(float(((found.best_G == whole.best_G) & (found.worst_G == whole.worst_G)).mean()), 4),
+            "gold_gap": round(gap(stored.gold_GK, found), 4),
+        }
+        for name, found in played.items()
+    }
+
+
+def _responses(store: Path, at: int) -> tuple[str, ...]:
+    return tuple(read_json(_file(store, at, "responses"))["responses"])
+
+
+def _different(store: Path, at: int) -> list[str]:
+    return sorted(set(_responses(store, at)))
+
+
+def _file(store: Path, at: int, name: str) -> Path:
+    return store / f"{at:04d} {name}.json"
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(float(part) / float(whole), 4) if whole else None
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A language model's noise as a judge, and every tournament on its verdicts.")
+    parser.add_argument("store", type=Path, help="folder that keeps responses and verdicts")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--speed", action="store_true", help="measure the time of one prompt's battles instead")
+    parser.add_argument("--prompts", type=int, default=96)
+    parser.add_argument("--others", type=int, default=4, help="prompts that the other forms judge as well")
+    parser.add_argument("--minutes", type=float, default=30.0, help="start nothing new after so long")
+    parser.add_argument("--model", default="smollm2", help="a model folder, a Hub name or the embedded model")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
