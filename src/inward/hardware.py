@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import Dtype
@@ -38,6 +40,20 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def total_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a device has; for the processor what the machine or its control group allows."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return machine  # no control groups here
+    return min(machine, int(limit)) if limit.isdigit() else machine
 
 
 @functools.cache

@@ -35,7 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     lines = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
-    assert all(line.pop("seconds") > 0 and line.pop("tokens_per_s") > 0 for line in lines)
+    assert all(line.pop("seconds") > 0 and line.pop("tokens_per_s") > 0 and line.pop("mfu") > 0 for line in lines)
     return found | {"metrics.jsonl": lines}
 
 

@@ -9,6 +9,7 @@ micro-batches add up in fp32.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,13 +34,11 @@ class Weights:
         return {name: master.detach() for name, master in zip(self.names, self.master, strict=True)}
 
 
-def make_weights(model: nn.Module, originals: nn.Module) -> Weights:
-    """Pair a model's trainable parameters with masters taken from `originals`, the same model as it is stored."""
+def make_weights(model: nn.Module, originals: Mapping[str, Tensor]) -> Weights:
+    """Pair a model's trainable parameters with masters taken from `originals`, the same parameters as they are stored."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     masters = [
-        parameter
-        if parameter.dtype == torch.float32
-        else nn.Parameter(originals.get_parameter(name).detach().to(torch.float32, copy=True))
+        parameter if parameter.dtype == torch.float32 else nn.Parameter(originals[name].detach().to(torch.float32, copy=True))
         for name, parameter in trained
     ]
     return Weights(tuple(name for name, _ in trained), tuple(parameter for _, parameter in trained), tuple(masters))

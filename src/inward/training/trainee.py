@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+WRAPPED = "base_model.model."
+"""What peft puts before the names of a model that it wraps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
@@ -43,7 +46,7 @@ class Trainee:
 def make_trainee(
     model_path: Path, settings: TrainingSettings, *, seed: int, dtype: str, trust_remote_code: bool = False
 ) -> Trainee:
-    """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter fp32."""
+    """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
     working = working_dtype(model_path, dtype)
     model = load_model(model_path, working, trust_remote_code=trust_remote_code)
     check_head(model)
@@ -51,9 +54,13 @@ def make_trainee(
     adapted = _adapt(model, settings.lora, seed) if settings.lora else None
     if settings.gradient_checkpointing:
         _recompute_layers(model)
-    originals = model
-    if adapted is None and working not in (torch.float32, stored_dtype(model_path)):
-        originals = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
+    if adapted is not None:
+        originals = _round_adapter(model, working)
+    elif working in (torch.float32, stored_dtype(model_path)):
+        originals = dict(model.named_parameters())
+    else:
+        stored = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
+        originals = dict(stored.named_parameters())
     weights = make_weights(model, originals)
     return Trainee(model, adapted, weights, make_optimiser(weights, settings), batching, work_of(model))
 
@@ -64,7 +71,7 @@ def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
         if trainee.adapted is None:
             write_model(trainee.model, trainee.weights.masters(), model_path, folder)
         else:
-            _write_adapter(trainee.adapted, folder)
+            _write_adapter(trainee.adapted, trainee.weights.masters(), folder)
 
 
 @contextmanager
@@ -129,9 +136,22 @@ def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
     return adapted
 
 
-def _write_adapter(adapted: PeftModel, folder: Path) -> None:
-    """Write peft's own form with the sets in its config sorted: their order differs from process to process."""
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+def _round_adapter(model: PreTrainedModel, working: torch.dtype) -> dict[str, torch.Tensor]:
+    """Have the adapter compute in the number format of its base, and return its fp32 originals by name.
+
+    An fp32 adapter on a bf16 base would turn the input of every layer into fp32, and keep it.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    originals = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    for parameter in trained.values():
+        parameter.data = parameter.data.to(working)
+    return originals
+
+
+def _write_adapter(adapted: PeftModel, masters: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the fp32 masters in peft's own form, with the sets in its config sorted: their order differs by process."""
+    state = {f"{WRAPPED}{name}": tensor for name, tensor in masters.items()}
+    adapted.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     path = folder / "adapter_config.json"
     settings = read_json(path)
     if isinstance(settings["target_modules"], list):

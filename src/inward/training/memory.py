@@ -1,0 +1,118 @@
+"""How much memory a training will take, reckoned before it starts, and whether the machine has it.
+
+An estimate: what is held for certain (weights, gradients, optimiser), and the activations of a decoder layer with gated
+feed-forward as `transformers` keeps them for the backward pass. The peak of a process is about a quarter higher: it holds the
+libraries and what the allocator keeps (docs/log.md). Only what is beyond the machine as a whole is refused, never what merely
+looks tight: other programs may go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inward.config import TrainingSettings
+from inward.errors import UsageError
+from inward.hardware import device, total_memory
+from inward.training.logps import CHUNK_LOGITS
+from inward.training.weights import working_dtype
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Bytes that a training holds at its peak. `activations` are those of one micro-batch."""
+
+    weights: int
+    optimiser: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.optimiser + self.activations + self.logits
+
+
+def training_needs(config: Any, parameters: int, settings: TrainingSettings, dtype: torch.dtype, tokens: int) -> Needs:
+    """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`.
+
+    Full training holds working weights and gradients, and beside bf16 ones fp32 masters and their gradients; AdamW two moments.
+    """
+    size = dtype.itemsize
+    shape = _Shape(config)
+    trained = parameters if settings.lora is None else settings.lora.rank * shape.layers * shape.lora_widths
+    weights = size * parameters
+    if settings.lora is None:
+        weights += size * parameters + (8 * parameters if size < 4 else 0)
+    else:
+        weights += 8 * trained
+    moments = 2 if settings.optimiser == "adamw_8bit" else 8
+    layer = tokens * shape.kept(size)
+    activations = (
+        tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
+    )
+    head = 4 * config.vocab_size * shape.width if settings.lora is None else 0
+    return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=2 * size * CHUNK_LOGITS + head)
+
+
+def check_memory(model_path: Path, settings: TrainingSettings, *, dtype: str, tokens: int) -> Needs | None:
+    """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate.
+
+    None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors).
+    """
+    from transformers import AutoConfig
+
+    parameters = _parameters(model_path)
+    config = AutoConfig.from_pretrained(model_path).get_text_config() if parameters else None
+    if config is None or not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
+        return None
+    needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens)
+    there = total_memory(device())
+    if needs.total <= there:
+        return needs
+    raise UsageError(
+        f"training {model_path} would take about {needs.total / GIB:.1f} GiB: {needs.weights / GIB:.1f} for weights and "
+        f"gradients, {needs.optimiser / GIB:.1f} for the optimiser, {needs.activations / GIB:.1f} for the activations of "
+        f"{tokens} tokens. The machine has {there / GIB:.1f}. Lower training.batch_tokens, set "
+        "training.gradient_checkpointing = true, or train an adapter with training.lora"
+    )
+
+
+class _Shape:
+    """The widths of a decoder layer, in numbers a token."""
+
+    def __init__(self, config: Any) -> None:
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.layers: int = config.num_hidden_layers
+        self.width: int = config.hidden_size
+        self.queries: int = heads * head
+        self.keys: int = (getattr(config, "num_key_value_heads", None) or heads) * head
+        self.inner: int = config.intermediate_size
+
+    def kept(self, size: int) -> int:
+        """Return the bytes that a layer keeps for a token: two norms (fp32 inputs), attention, and a gated feed-forward."""
+        norms = 2 * (4 + size) * self.width
+        products = 2 * self.width + 2 * self.queries + 2 * self.keys + 4 * self.inner
+        return norms + size * products
+
+    @property
+    def lora_widths(self) -> int:
+        """Return the rows and columns that an adapter of rank 1 has on a layer's seven matrices."""
+        return 2 * (self.width + self.queries) + 2 * (self.width + self.keys) + 3 * (self.width + self.inner)
+
+
+def _parameters(model_path: Path) -> int:
+    from math import prod
+
+    from safetensors import safe_open
+
+    total = 0
+    for file in sorted(model_path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            total += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118 (not a mapping)
+    return total
