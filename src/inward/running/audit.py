@@ -1,8 +1,8 @@
 """What a run's stored verdicts say of its judge, and a judge asked about pairs that people have judged.
 
-The latter goes in shards, so that a killed audit goes on where it was. Under the audit's folder there is one for each gold file
-and judge, `<name>-<digest>/`, with the verdicts in Parquet. The digest is of the judge's settings and of its model's files: what
-another judge said is never taken for this one's.
+The latter goes in shards, so that a killed audit goes on where it was. Under the audit's folder there is one for each gold
+file and judge, `<name>-<digest>/`, with the verdicts in Parquet. The digest is of the judge's settings and of its model's
+files: what another judge said is never taken for this one's.
 """
 
 from __future__ import annotations
