@@ -28,6 +28,7 @@ from inward.judging.adaptive import TIE
 from inward.judging.battles import ALONE
 from inward.judging.figures import Figure, mean, share
 from inward.judging.relations import (
+    Battles,
     Count,
     Results,
     consistent,
@@ -68,7 +69,7 @@ def audit(outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequen
     score_of = {score.output_id: score for score in scores}
     responses = [output for output in outputs if output.response is not None]
     asked = [verdict for verdict in verdicts if not is_alone(verdict.unscored)]
-    groups = _groups(responses, score_of)
+    groups, battles = _groups(responses, score_of), results_by_group(asked)
     return Audit(
         prompts=len({output.prompt_id for output in outputs}),
         outputs=len(outputs),
@@ -78,11 +79,11 @@ def audit(outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequen
         format_errors=share((o.prompt_id, (o.response is None, 1)) for o in outputs),
         unscored=share((o.prompt_id, (_failed(score_of[o.id]), 1)) for o in responses),
         alone=share((o.prompt_id, (is_alone(score_of[o.id].unscored), 1)) for o in responses),
-        consistency=over_battles(asked, consistent),
-        first_position=over_battles(asked, won_by_first),
-        ties=over_battles(asked, tied),
-        cyclic_groups=over_battles(asked, cyclic),
-        cyclic_triples=over_battles(asked, cyclic_triples),
+        consistency=over_battles(battles, consistent),
+        first_position=over_battles(battles, won_by_first),
+        ties=over_battles(battles, tied),
+        cyclic_groups=over_battles(battles, cyclic),
+        cyclic_triples=over_battles(battles, cyclic_triples),
         spearman=_correlation(groups, ranks),
         pearson=_correlation(groups, lambda values: values),
         longer_wins=share((prompt, longer_wins(*group)) for prompt, group in groups.items()),
@@ -107,9 +108,9 @@ def reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def over_battles(verdicts: Iterable[Verdict], count: Callable[[Results], Count], cluster: Callable[[str], str] = str) -> Figure:
+def over_battles(battles: Battles, count: Callable[[Results], Count], cluster: Callable[[str], str] = str) -> Figure:
     """Return the share that `count` finds in the battles of each prompt and judge."""
-    return share((cluster(prompt), count(results)) for (prompt, _), results in results_by_group(verdicts).items())
+    return share((cluster(prompt), count(results)) for (prompt, _), results in battles.items())
 
 
 def longer_wins(scores_K: Floats, lengths_K: Floats) -> Count:

@@ -28,7 +28,7 @@ from inward.bootstrap import Floats
 from inward.judging.audit import errors, is_alone, over_battles, reasons
 from inward.judging.figures import NOTHING, Figure, divide, of_sums, share
 from inward.judging.gold import GoldPair
-from inward.judging.relations import consistent, tied, won_by_first
+from inward.judging.relations import consistent, results_by_group, tied, won_by_first
 from inward.records import Verdict, content_id
 
 Winner = int | None
@@ -106,7 +106,8 @@ def audit_gold(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> GoldAu
     longer = {pair.id: (_longer(pair), _longer(pair)) for pair in pairs}
     counted = [pair for pair in pairs if pair.majority is not None]
     several = bool(pairs[0].annotators)
-    battles = any(verdict.second is not None for verdict in verdicts)
+    in_pairs = any(verdict.second is not None for verdict in verdicts)
+    battles = results_by_group(asked)
     return GoldAudit(
         judge=", ".join(sorted({verdict.judge for verdict in verdicts})),
         pairs=len(pairs),
@@ -115,11 +116,11 @@ def audit_gold(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> GoldAu
         no_majority=len(pairs) - len(counted),
         errors=errors(asked, cluster),
         reasons=reasons(asked),
-        consistency=over_battles(asked, consistent, cluster),
-        first_position=over_battles(asked, won_by_first, cluster),
-        ties=over_battles(asked, tied, cluster),
+        consistency=over_battles(battles, consistent, cluster),
+        first_position=over_battles(battles, won_by_first, cluster),
+        ties=over_battles(battles, tied, cluster),
         longer_wins=share((cluster(pair.id), _for_longer(pair, said[pair.id])) for pair in pairs),
-        labels={} if several else _by_subset(counted, said, battles),
+        labels={} if several else _by_subset(counted, said, in_pairs),
         longer_labels={} if several else _by_subset(counted, longer, False),
         classes=classes(counted, said) if several else None,
         longer_classes=classes(counted, longer) if several else None,
@@ -143,13 +144,13 @@ def winners(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> dict[str,
     return found
 
 
-def label_accuracy(pairs: Sequence[GoldPair], said: Mapping[str, Said], battles: bool) -> LabelAccuracy:
+def label_accuracy(pairs: Sequence[GoldPair], said: Mapping[str, Said], in_pairs: bool) -> LabelAccuracy:
     rows = [(content_id(pair.prompt), _right(pair, said[pair.id]), said[pair.id]) for pair in pairs]
     return LabelAccuracy(
         pairs=len(pairs),
         accuracy_all=share((prompt, (right, 2)) for prompt, right, _ in rows),
         accuracy_scored=share((prompt, (right, _scored(both))) for prompt, right, both in rows),
-        agreement=share((p, (both[0] == both[1], 1)) for p, _, both in rows if _scored(both) == 2) if battles else NOTHING,
+        agreement=share((p, (both[0] == both[1], 1)) for p, _, both in rows if _scored(both) == 2) if in_pairs else NOTHING,
     )
 
 
@@ -193,22 +194,22 @@ def people(pairs: Sequence[GoldPair]) -> People | None:
     return People(people=size, agreement=agreement, kappa=sum(known) / len(known) if len(known) == len(duos) else None)
 
 
-def _by_subset(pairs: Sequence[GoldPair], said: Mapping[str, Said], battles: bool) -> dict[str, LabelAccuracy]:
+def _by_subset(pairs: Sequence[GoldPair], said: Mapping[str, Said], in_pairs: bool) -> dict[str, LabelAccuracy]:
     of_subset: dict[str, list[GoldPair]] = defaultdict(list)
     for pair in pairs:
         of_subset[pair.subset or ""].append(pair)
-    found = {"all": label_accuracy(pairs, said, battles)}
+    found = {"all": label_accuracy(pairs, said, in_pairs)}
     if len(of_subset) > 1:
-        found |= {name: label_accuracy(of_subset[name], said, battles) for name in sorted(of_subset)}
+        found |= {name: label_accuracy(of_subset[name], said, in_pairs) for name in sorted(of_subset)}
         families: dict[str, list[str]] = defaultdict(list, {"subsets": sorted(of_subset)})
         for name in sorted(of_subset):
             families[name.partition("/")[0]].append(name)
         means = {f"mean of {family}": names for family, names in families.items() if len(names) > 1}
-        found |= {title: _mean_of({n: of_subset[n] for n in names}, said, battles) for title, names in means.items()}
+        found |= {title: _mean_of({n: of_subset[n] for n in names}, said, in_pairs) for title, names in means.items()}
     return found
 
 
-def _mean_of(subsets: Mapping[str, Sequence[GoldPair]], said: Mapping[str, Said], battles: bool) -> LabelAccuracy:
+def _mean_of(subsets: Mapping[str, Sequence[GoldPair]], said: Mapping[str, Said], in_pairs: bool) -> LabelAccuracy:
     """Return the means of the subsets' figures, each subset counting the same."""
 
     def figure(count: Callable[[Said, float], tuple[float, float]]) -> Figure:
@@ -224,7 +225,7 @@ def _mean_of(subsets: Mapping[str, Sequence[GoldPair]], said: Mapping[str, Said]
         pairs=sum(map(len, subsets.values())),
         accuracy_all=figure(lambda _, right: (right, 2)),
         accuracy_scored=figure(lambda both, right: (right, _scored(both))),
-        agreement=figure(lambda both, _: (both[0] == both[1], 1) if _scored(both) == 2 else (0, 0)) if battles else NOTHING,
+        agreement=figure(lambda both, _: (both[0] == both[1], 1) if _scored(both) == 2 else (0, 0)) if in_pairs else NOTHING,
     )
 
 

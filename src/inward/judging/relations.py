@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from inward.records import Verdict
 
 Results = Mapping[tuple[str, str], int]
+Battles = Mapping[tuple[str, str], Results]
+"""Results by (prompt, judge)."""
 Count = tuple[float, float]
 Bools = NDArray[np.bool_]
 
