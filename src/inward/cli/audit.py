@@ -178,7 +178,7 @@ def _show_stage(stage: Stage, recipe: Recipe) -> None:
     _show_figures(found, title)
     _show_reasons(found.reasons)
     for breach in breaches(found, recipe.judge_limits):
-        output.write(f"beyond judge_limits.{breach.limit} = {breach.bound:g}: {breach.says}")
+        output.write(f"beyond judge_limits.{breach.limit} = {breach.bound:g}: {breach.rule.says}")
 
 
 def _show_gold(name: str, found: GoldAudit) -> None:
