@@ -14,7 +14,7 @@ import inward
 
 PACKAGE = Path(inward.__file__).parent
 ROOMS = ("prompts", "sampling", "judging", "pairing", "training", "evaluation", "serving")  # in the order of the flow
-SHARED = {"records", "errors", "config", "thought", "models", "storage", "hardware"}  # what any room may import
+SHARED = {"records", "errors", "config", "thought", "models", "storage", "hardware", "bootstrap"}  # what any room may import
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
 
 

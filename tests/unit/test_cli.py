@@ -29,7 +29,7 @@ from inward.storage import write_json
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 from tests.tiny import tiny_model
 
-COMMANDS = ["run", "evaluate", "status", "show", "export", "chat", "recipes", "models", "models get", "recipes show"]
+COMMANDS = ["run", "evaluate", "audit", "status", "show", "export", "chat", "recipes", "models", "models get", "recipes show"]
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jnice\x1b[31m red\x9b1m\rx"
 
 
@@ -50,7 +50,7 @@ def test_help_lists_every_command_and_teaches() -> None:
     done = inward("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("run", "evaluate", "status", "show", "export", "chat", "recipes", "models"):
+    for command in ("run", "evaluate", "audit", "status", "show", "export", "chat", "recipes", "models"):
         assert f"\n  {command} " in done.stdout
     assert "inward run demo" in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2], "a summary is cut off"

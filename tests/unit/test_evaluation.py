@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from inward import bootstrap
+from inward.bootstrap import bootstrap_mean, paired_bootstrap
 from inward.config import ValidationSettings
 from inward.errors import JudgeError, UsageError
-from inward.evaluation import bootstrap
-from inward.evaluation.bootstrap import bootstrap_mean, paired_bootstrap
 from inward.evaluation.summarise import SCORE_OF_RESPONSES, choose, compare, evaluate
 from inward.records import Evaluation, Verdict
 from tests.build import output, score

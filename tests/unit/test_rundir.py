@@ -62,6 +62,15 @@ def test_a_run_that_stored_something_does_not(run: RunDir) -> None:
     assert not prepare(run, recipe(seed=1), "")
 
 
+def test_limits_may_change_since_they_alter_nothing(run: RunDir) -> None:
+    prepare(run, recipe(), "")
+    begin(run, 0)
+    assert not prepare(run, recipe(judge_limits={"max_errors": 0.9, "prompts": 50}), "")
+    assert stored_recipe(run).judge_limits.max_errors == 0.9
+    with pytest.raises(RunChangedError, match=r"judge\.strictness"):
+        prepare(run, recipe(judge={"kind": "verifiable", "strictness": "loose"}), "")
+
+
 def test_a_paid_for_record_binds_before_its_shard_is_there(run: RunDir) -> None:
     prepare(run, recipe(seed=1), "")
     run.costs.write_text("{}\n")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from inward.cli import chat, evaluate, export, models, output, recipes, run, show, status
+from inward.cli import audit, chat, evaluate, export, models, output, recipes, run, show, status
 from inward.errors import InwardError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ app.command("status")(status.status)
 app.command("show")(show.show)
 app.command("export", short_help="Take pairs or a model out of a run.")(export.export)
 app.command("evaluate", short_help="Measure the models of a run on a benchmark.")(evaluate.evaluate)
+app.command("audit", short_help="Measure how far a judge can be trusted.")(audit.audit)
 app.command("chat")(chat.chat)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(models.app, name="models")

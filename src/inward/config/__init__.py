@@ -3,6 +3,7 @@
 Unknown keys are refused with the nearest known one. Contradictions name both keys. Nothing here imports a heavy package.
 """
 
+from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Batching, Dtype, Settings, VerdictForm
 from inward.config.judging import (
     EndpointSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "EndpointSettings",
     "ExecutionSettings",
     "FileSource",
+    "JudgeLimits",
     "JudgeSettings",
     "LoraSettings",
     "ModelSettings",

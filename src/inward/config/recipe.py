@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Dtype, Settings
 from inward.config.judging import (
     JudgeSettings,
@@ -85,6 +86,7 @@ class Recipe(Settings):
     thought: ThoughtSettings = ThoughtSettings()
     sampling: SamplingSettings = SamplingSettings()
     judge: JudgeSettings
+    judge_limits: JudgeLimits = JudgeLimits()
     pairing: PairingSettings = PairingSettings()
     training: TrainingSettings = TrainingSettings()
     validation: ValidationSettings = ValidationSettings()

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from inward.bootstrap import PairedInterval, bootstrap_mean, paired_bootstrap
 from inward.config import ValidationSettings
 from inward.errors import JudgeError
-from inward.evaluation.bootstrap import PairedInterval, bootstrap_mean, paired_bootstrap
 from inward.records import Evaluation, Output, Score, Verdict
 
 SCORE_OF_RESPONSES = "score_of_responses"

@@ -125,7 +125,7 @@ def _claim(run: Run, name: str, prompts: Sequence[Prompt], samples: int, max_new
 
 
 def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
-    from inward.evaluation.bootstrap import bootstrap_mean
+    from inward.bootstrap import bootstrap_mean
 
     interval = bootstrap_mean([values[key] for key in sorted(values)], resamples=run.recipe.validation.bootstrap, seed=0)
     return {**asdict(interval), "prompts": len(values)}
@@ -133,7 +133,7 @@ def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
 
 def _differences(figures: dict[tuple[str, int], dict[str, dict[str, float]]], run: Run) -> list[dict[str, Any]]:
     """Compare each model with the direct seed, and thinking with direct at each iteration, in pairs over prompts."""
-    from inward.evaluation.bootstrap import paired_bootstrap
+    from inward.bootstrap import paired_bootstrap
 
     rows = []
     pairs = [((arm, t), ("direct", 0)) for arm, t in figures if (arm, t) != ("direct", 0)]

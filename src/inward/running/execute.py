@@ -111,10 +111,12 @@ def run_shards(
     calls: Callable[[R], int] = none,
     units_per_item: int = 1,
     workers: int = 1,
+    label: str | None = None,
 ) -> list[R]:
     """Do the missing shards of a stage and return all its records, in the order of the groups.
 
     Progress is told in `unit`s, of which an item is `units_per_item`. More than one of `workers` means that many processes.
+    `label` is what the user is told is done: arm, iteration and stage unless given.
     """
     paths = shard_paths(folder, [[identify(item) for item in group] for group in groups])
     missing = [n for n, path in enumerate(paths) if not path.exists()]
@@ -134,7 +136,7 @@ def run_shards(
             )
             for share in shares
         ]
-        label = f"{place.arm} iteration {place.iteration}: {place.stage}"
+        label = label or f"{place.arm} iteration {place.iteration}: {place.stage}"
         reporter.begin(label, units_per_item * sum(len(groups[n]) for n in missing), unit)
         if len(jobs) == 1 and not isolate:
             _do_shards(jobs[0], reporter.advance)

@@ -84,7 +84,7 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
     """Note what the run starts from, or refuse to go on from something else. More iterations may be added at the end."""
     path = run.dir.root / "inputs.json"
     wanted = {
-        "seed_model": _fingerprint(seed),
+        "seed_model": fingerprint(seed),
         "validation": _digest(dealt.validation),
         "iterations": [_digest(prompts) for prompts in dealt.iterations],
     }
@@ -103,7 +103,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return content_id(*(repr(prompt) for prompt in prompts))
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """Return a digest of a model folder: its settings whole, of each weight file the size and the last mebibyte."""
     parts = []
     for path in sorted(folder.iterdir()):

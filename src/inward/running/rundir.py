@@ -27,9 +27,9 @@ from inward.config import Recipe, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
-HARMLESS = ("execution.isolate", "training.trackers", "training.tracker_project", "training.tracker_run")
-"""Settings that cannot alter what is stored. `iterations` may change as well, but not to fewer than have begun: prompts are
-drawn the same way."""
+HARMLESS = ("execution.isolate", "judge_limits", "training.trackers", "training.tracker_project", "training.tracker_run")
+"""Settings, and tables of them, that cannot alter what is stored. `iterations` may change as well, but not to fewer than have
+begun: prompts are drawn the same way."""
 START_UP = (".lock", "config.json", "costs.jsonl", "provenance.json", "recipe.toml")
 """What a run directory holds before any stage has stored a record."""
 PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
@@ -180,7 +180,7 @@ def _begun(run: RunDir) -> bool:
 
 def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
     before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in HARMLESS]
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and not _harmless(key)]
     begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
     if "iterations" in changed and wanted.iterations >= begun:
         changed.remove("iterations")
@@ -190,6 +190,10 @@ def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
             f"{run.root} was made with another recipe:\n{lines}\n"
             "Continue it with its own settings, or start a new run with another --out."
         )
+
+
+def _harmless(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -53,6 +53,7 @@ def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[
 
 
 def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
+    from inward.judging.limits import check_limits
     from inward.judging.stage import require_some_scores, score_outputs
 
     judge = at.run.recipe.judge
@@ -60,6 +61,7 @@ def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> lis
     work = partial(score_outputs, outputs, prior=prior)
     scores = _whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
     require_some_scores(scores)
+    check_limits(outputs, verdicts, scores, at.run.recipe.judge_limits, where=f"{at.arm} iteration {at.t}")
     return scores
 
 
@@ -174,6 +176,7 @@ def measure(
     """
     from inward.evaluation.summarise import evaluate
     from inward.judging import lowest_score
+    from inward.judging.limits import check_limits
     from inward.judging.stage import require_some_scores, score_outputs
 
     settings, recipe = at.run.recipe.validation, at.run.recipe
@@ -189,6 +192,8 @@ def measure(
     scores = score_outputs(outputs, verdicts)
     if at.t == 0 or any(output.response is not None for output in outputs):
         require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
+    if at.t == 0 and purpose == "validation":
+        check_limits(outputs, verdicts, scores, recipe.judge_limits, where=f"{at.arm} {stage}")
     lowest = lowest_score(recipe.validation_judge)
     evaluation = evaluate(name, at.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest)
     write_json(folder / "evaluation.json", asdict(evaluation))

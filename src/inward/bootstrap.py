@@ -1,17 +1,20 @@
-"""95% percentile bootstrap intervals over prompts, of a mean and of a difference in pairs (Efron 1979; paper: none given).
+"""95% percentile bootstrap intervals over prompts: of a mean, a difference in pairs, and anything that follows from sums.
 
-Prompts are what is resampled: they are the independent draws, the samples of one prompt are not.
+Prompts are what is resampled: they are the independent draws, the samples of one prompt are not. (Efron 1979; the paper gives
+no intervals.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from inward.errors import UsageError
+
+Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
@@ -70,7 +73,27 @@ def paired_bootstrap(a: Mapping[str, float], b: Mapping[str, float], *, resample
     )
 
 
-def _resampled_means(values_P: npt.NDArray[np.float64], resamples: int, seed: int) -> npt.NDArray[np.float64]:
+def bootstrap_sums(counts_PC: Floats, statistic: Callable[[Floats], Floats], *, resamples: int, seed: int) -> Interval:
+    """Return what `statistic` makes of C counts summed over all prompts, and its interval.
+
+    `statistic` takes sums (..., C) and returns values (...): a rate over items of which each prompt has its own number, or
+    whatever follows from a table of confusions. Resamples in which it is undefined (NaN) are left out.
+    """
+    assert len(counts_PC), "nothing to resample"
+    prompts, random = len(counts_PC), np.random.default_rng(seed)
+    block = max(1, CELLS // prompts)
+    found = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = random.integers(prompts, size=(rows, prompts)) + prompts * np.arange(rows)[:, None]
+        times_RP = np.bincount(drawn.ravel(), minlength=rows * prompts).reshape(rows, prompts)
+        found.append(statistic(times_RP @ counts_PC))
+    values_R = np.concatenate(found)
+    low, high = _bounds(values_R[~np.isnan(values_R)])
+    return Interval(mean=float(statistic(counts_PC.sum(axis=0))), low=low, high=high)
+
+
+def _resampled_means(values_P: Floats, resamples: int, seed: int) -> Floats:
     """Return the means of `resamples` draws of P values with replacement, a bounded block of draws at a time."""
     assert values_P.size, "nothing to resample"
     random = np.random.default_rng(seed)
@@ -79,6 +102,6 @@ def _resampled_means(values_P: npt.NDArray[np.float64], resamples: int, seed: in
     return np.concatenate([values_P[random.integers(values_P.size, size=(rows, values_P.size))].mean(axis=1) for rows in sizes])
 
 
-def _bounds(means: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _bounds(means: Floats) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -1,0 +1,27 @@
+"""When a judge counts as broken."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from inward.config.base import Settings
+
+
+class JudgeLimits(Settings):
+    """What stops a run: a figure of `inward audit` beyond its limit with its whole 95% interval, from `prompts` prompts on.
+
+    Looked at after the judging of every iteration and of the seed's validation. The defaults stop what is broken beyond doubt
+    and nothing else; 1 is off, and 0 for a `min`. Errors are of verdicts, `max_unscored` of responses. `min_consistency` is of
+    pairs asked in both orders, `max_one_position` of battles won from the same position, first or second, whichever is more.
+    `max_cycles` is of triples, of which a coin makes a quarter cycles; `max_length_correlation` is Spearman's within prompts,
+    of either sign. They alter nothing that is stored, so a run may go on with other limits.
+    """
+
+    prompts: int = Field(default=20, ge=2)
+    max_errors: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_unscored: float = Field(default=0.5, ge=0.0, le=1.0)
+    min_consistency: float = Field(default=0.1, ge=0.0, le=1.0)
+    max_one_position: float = Field(default=0.95, ge=0.5, le=1.0)
+    max_ties: float = Field(default=0.95, ge=0.0, le=1.0)
+    max_cycles: float = Field(default=1.0, ge=0.0, le=1.0)
+    max_length_correlation: float = Field(default=0.95, ge=0.0, le=1.0)

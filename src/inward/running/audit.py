@@ -1,0 +1,131 @@
+"""What a run's stored verdicts say of its judge, and a judge asked about pairs that people have judged.
+
+The latter goes in shards, so that a killed audit goes on where it was. Under the audit's folder there is one for each gold
+file and judge, `<name>-<digest>/`, with the verdicts in Parquet. The digest is of the judge's settings and of its model's
+files: what another judge said is never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inward.config import JudgeSettings, PairwiseJudge, Recipe
+from inward.judging.audit import Audit, audit
+from inward.judging.gold import GoldPair
+from inward.judging.stage import score_outputs
+from inward.records import Output, Score, Verdict, content_id
+from inward.running.costs import compact
+from inward.running.execute import Advance, Place, Reporter, cut, one, run_shards
+from inward.running.inputs import fingerprint
+from inward.running.run import Run
+from inward.running.rundir import RunDir, locked
+from inward.running.shards import read_stage
+from inward.running.work import start_judge
+
+SHARD = 32
+"""Pairs a shard: what a kill loses at most. A multiple of it as a limit makes no shard that a larger limit does not have."""
+SAMPLES = "samples"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One judged stage of a run: an iteration's `samples`, or a model's validation (`of` names the model)."""
+
+    arm: str
+    iteration: int
+    of: str
+    complete: bool
+    audit: Audit
+
+
+def audit_run(run: RunDir, recipe: Recipe) -> list[Stage]:
+    """Return the figures of every stage that has verdicts, of every arm and iteration."""
+    found = []
+    for arm in recipe.arms:
+        for t in run.iterations(arm):
+            prior = recipe.judge.prior if isinstance(recipe.judge, PairwiseJudge) else None
+            for name, folder in _judged(run.iteration(arm, t)):
+                complete, audited = _audit_folder(folder, prior if name == SAMPLES else None)
+                found.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
+    return found
+
+
+def _judged(folder: Path) -> Iterator[tuple[str, Path]]:
+    places = [(SAMPLES, folder), *((path.name, path) for path in sorted((folder / "validation").glob("*")))]
+    return (place for place in places if any((place[1] / "verdicts").glob("part-*.parquet")))
+
+
+def _audit_folder(folder: Path, prior: float | None) -> tuple[bool, Audit]:
+    """Return whether all is judged, and the figures of what is: of the prompts with verdicts, where some have none yet."""
+    outputs, verdicts = read_stage(folder / "outputs", Output), read_stage(folder / "verdicts", Verdict)
+    judged = {verdict.prompt_id for verdict in verdicts}
+    complete = all(output.prompt_id in judged for output in outputs if output.response is not None)
+    if not complete:
+        outputs = [output for output in outputs if output.prompt_id in judged]
+    scores = read_stage(folder / "scores", Score) or score_outputs(outputs, verdicts, prior=prior)
+    return complete, audit(outputs, verdicts, scores)
+
+
+def ask_gold(recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, reporter: Reporter) -> list[Verdict]:
+    """Return the verdicts of the recipe's judge on gold pairs, asking only what the audit's folder does not hold yet."""
+    from inward.judging import check_judge, loads_model
+
+    judge = audited(recipe.judge)
+    check_judge(judge, [])
+    run = Run(recipe, RunDir(folder_of(judge, name, out)), reporter)
+    different = list({pair.id: pair for pair in pairs}.values())
+    heavy = loads_model(judge)
+    with locked(run.dir):
+        compact(run.dir.costs)
+        return run_shards(
+            run.dir.root / "verdicts",
+            Verdict,
+            cut(different, SHARD, lambda pair: pair.id),
+            identify=lambda pair: pair.id,
+            place=Place(arm="audit", iteration=0, stage=name),
+            start=partial(start_judge, recipe, judge),
+            work=gold_shard,
+            costs=run.dir.costs,
+            reporter=reporter,
+            unit="pairs",
+            isolate=heavy and run.isolate,
+            workers=recipe.execution.workers if heavy else 1,
+            calls=one,
+            label=f"asking about {name}",
+        )
+
+
+def gold_shard(judge: Any, pairs: Sequence[GoldPair], advance: Advance) -> list[Verdict]:
+    from inward.judging.gold import ask
+
+    verdicts = ask(pairs, judge)
+    advance(len(pairs), 0)
+    return verdicts
+
+
+def audited(judge: JudgeSettings) -> JudgeSettings:
+    """Return the judge as an audit asks it: a pairwise one in both orders, whatever its tournament would leave out."""
+    return judge.model_copy(update={"scheme": "full"}) if isinstance(judge, PairwiseJudge) else judge
+
+
+def folder_of(judge: JudgeSettings, name: str, out: Path) -> Path:
+    """Return where an audit's verdicts on one gold file are kept."""
+    settings = judge.model_dump(mode="json")
+    models = [fingerprint(folder) for folder in _models(settings)]
+    return out / f"{name}-{content_id(json.dumps(settings, sort_keys=True), *models)[:8]}"
+
+
+def _models(settings: Any) -> list[Path]:
+    """Return the model folders that settings name, at any depth: a folder can come to hold another model."""
+    if isinstance(settings, list):
+        return [folder for item in settings for folder in _models(item)]
+    if not isinstance(settings, dict):
+        return []
+    path = settings.get("path")
+    here = [Path(path).expanduser()] if isinstance(path, str) and Path(path).expanduser().is_dir() else []
+    return here + [folder for item in settings.values() for folder in _models(item)]
