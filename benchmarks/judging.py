@@ -36,6 +36,7 @@ from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengt
 from inward.judging.compare import Battle, Outcome
 from inward.judging.judge import Group
 from inward.judging.schemes import Battles, Ints, Known, Scheme, full, in_pairs, knockout, nothing_known, play, random, swiss
+from inward.judging.spending import Spending
 from inward.judging.tournament import run_tournament
 from inward.records import Prompt
 
@@ -86,6 +87,9 @@ class Oracle:
 
     spent: list[float]
     name: str = "simulated"
+
+    def costs(self) -> Spending:
+        return Spending()
 
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         began = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What holds for every test: one thread, no deadline for a property (a busy machine is not a bug), the same examples always.
+"""What holds for every test: one thread, no deadline for a property (a busy machine is not a bug), the same examples always,
+and a cache of verdicts that no other test run has filled.
 
 One thread, set before torch is loaded and handed down to every process that a test starts: the models are tiny, two threads
 would wait for each other, and figures would depend on the machine.
@@ -7,9 +8,26 @@ would wait for each other, and figures would depend on the machine.
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+
+from inward.models import cache_dir
 
 os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("inward", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("inward")
+
+
+def own_cache() -> tempfile.TemporaryDirectory[str]:
+    """Make this run, with every process it starts, a cache of its own, which shares nothing but the fetched models."""
+    models = cache_dir() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.TemporaryDirectory(prefix="inward-tests-")
+    (Path(folder.name) / "models").symlink_to(models)
+    os.environ["INWARD_CACHE"] = folder.name
+    return folder
+
+
+CACHE = own_cache()  # it goes when the last test is done

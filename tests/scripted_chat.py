@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from inward.judging.compare import Reply
+from inward.judging.spending import Spending
 from inward.records import content_id
 
 
@@ -33,6 +34,9 @@ class ScriptedChat:
     seed: int = 0
     name: str = "scripted chat"
     asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def costs(self) -> Spending:
+        return Spending(answers=len(self.asked))
 
     def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
         return [self._reply(*answers(turns), max_tokens) for turns in conversations]

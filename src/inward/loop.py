@@ -44,9 +44,9 @@ def iterate(
         return stages.tidy(here)
     stages.keep_prompts(here, prompts)
     outputs = stages.sample(here, prompts, model)  # K outputs z, y for each p + x
-    verdicts = stages.judge(here, prompts, outputs)  # of the responses y only
+    verdicts = stages.judge(here, prompts, outputs, model)  # of the responses y only
     scores = stages.score(here, outputs, verdicts)
-    pairs = stages.pair(here, outputs, scores)  # best against worst, length-controlled
+    pairs = stages.pair(here, outputs, scores, model)  # best against worst, length-controlled
     examples = stages.examples(here, pairs, outputs, model)  # thought and response together
     reference = stages.reference(here, examples, seed if run.recipe.training.reference == "seed" else model)
     checkpoints = stages.train(here, model, examples, reference)  # DPO or its kin

@@ -13,6 +13,8 @@ import pytest
 from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
 from inward.judging import make_judge
 from inward.judging.battles import Pairwise
+from inward.judging.combined import Cascade, Panel, Routed
+from inward.judging.group_scores import Part
 from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.pairwise import LLMComparer
 from inward.judging.schemes import full
@@ -45,12 +47,41 @@ def scripted(_: Path) -> Judge:
     return Scripted(score=lambda prompt, response: len(response) / len(prompt), failure_rate=0.3)
 
 
+def part(key: str, judge: Judge, prior: float | None = None) -> Part:
+    return Part(key=key, judge=judge, prior=prior)
+
+
+def cascade(folder: Path) -> Judge:
+    """Sure of some groups and not of others; the dear judge fails at times."""
+    cheap = Scripted(score=lambda prompt, response: len(response) * (len(prompt) != 31), name="cheap")
+    return Cascade(first=part("first", cheap), then=part("then", pairwise(folder), 0.4), sure=0.3, rho=0.1)
+
+
+def panel(folder: Path) -> Judge:
+    return Panel(members=(part("members.0", scripted(folder)), part("members.1", pairwise(folder), 0.4)), rule="average")
+
+
+def agreeing_panel(folder: Path) -> Judge:
+    vowels = Scripted(score=lambda _, response: sum(response.count(vowel) for vowel in "aeiou"), name="vowels")
+    return Panel(members=(part("members.0", vowels), part("members.1", scripted(folder))), rule="agree")
+
+
+def routed(folder: Path) -> Judge:
+    other = Scripted(score=lambda _, response: response.count("a"), name="other")
+    return Routed(
+        parts=(part("routes.0.judge", scripted(folder)), part("otherwise", other)),
+        route=lambda prompt: "routes.0.judge" if prompt.answers else "otherwise",
+        rules="answers",
+    )
+
+
 def made(settings: Callable[[Path], JudgeSettings]) -> Callable[[Path], Judge]:
     return lambda folder: make_judge(settings(folder))
 
 
 JUDGES: dict[str, Callable[[Path], Judge]] = {
     "scripted": scripted,
+    "routed": routed,
     "verifiable": made(lambda _: VerifiableJudge(kind="verifiable")),
     "verifiable, mean": made(lambda _: VerifiableJudge(kind="verifiable", strictness="mean")),
     "reward model": made(
@@ -73,6 +104,13 @@ JUDGES: dict[str, Callable[[Path], Judge]] = {
         )
     ),
 }
+BY_COMPANY: dict[str, Callable[[Path], Judge]] = {
+    "pairwise": pairwise,
+    "cascade": cascade,
+    "panel": panel,
+    "panel, agreeing": agreeing_panel,
+}
+"""Those of which a ruling depends on the other responses in its group, and which promise nothing for one alone."""
 
 
 @pytest.fixture(scope="module", params=JUDGES)
@@ -82,12 +120,12 @@ def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return JUDGES[request.param](tmp_path_factory.mktemp("judge"))
 
 
-@pytest.fixture(scope="module", params=[*JUDGES, "pairwise"])
+@pytest.fixture(scope="module", params=[*JUDGES, *BY_COMPANY])
 def any_judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """Those of a response each, and those of battles, which promise nothing for a response alone."""
+    """Those that rule on each response by itself, and those that do not."""
     if request.param.startswith("verifiable"):
         pytest.importorskip("if_verifiable", reason="the extra `verifiable` is not installed")
-    return {**JUDGES, "pairwise": pairwise}[request.param](tmp_path_factory.mktemp("judge"))
+    return {**JUDGES, **BY_COMPANY}[request.param](tmp_path_factory.mktemp("judge"))
 
 
 def by_text(group: Group, rulings: list[Ruling]) -> dict[tuple[str, str | None], tuple[Any, str | None]]:
@@ -157,3 +195,4 @@ def test_thoughts_change_neither_verdicts_nor_scores(any_judge: Judge) -> None:
 def test_no_groups_give_no_rulings_and_the_name_says_who_judged(any_judge: Judge) -> None:
     assert any_judge.judge([]) == []
     assert any_judge.name.strip()
+    assert any_judge.costs().money == 0.0

@@ -62,7 +62,9 @@ def contents(out: Path) -> dict[str, Any]:
     """Return everything stored but times."""
     found: dict[str, Any] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     lines = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
-    return found | {"metrics": [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "mfu")} for line in lines]}
+    return found | {
+        "metrics": [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "mfu")} for line in lines]
+    }
 
 
 def test_pairs_are_held_out_by_id_and_seed_whatever_their_order() -> None:

@@ -9,13 +9,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from inward.config import PairwiseJudge
 from inward.errors import JudgeError, StorageError
+from inward.judging import make_judge
+from inward.judging.battles import Pairwise
 from inward.judging.cache import FILE, Cached
-from inward.judging.compare import Battle, Outcome
+from inward.judging.compare import Battle, Outcome, Stopped
+from inward.judging.judge import Group
+from inward.judging.spending import Spending
 from tests.build import prompt
+from tests.tiny import tiny_model
 
 BATTLES = [Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(6)]
 
@@ -28,6 +35,9 @@ class Counting:
     asked: list[Battle] = field(default_factory=list)
     broken: frozenset[str] = frozenset()
     gone_after: int = 10**9
+
+    def costs(self) -> Spending:
+        return Spending(answers=len(self.asked))
 
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         if len(self.asked) + len(battles) > self.gone_after:
@@ -102,6 +112,71 @@ def test_what_was_answered_before_the_endpoint_went_is_kept(tmp_path: Path) -> N
     assert later.asked == BATTLES[4:]
 
 
+def test_what_was_answered_within_a_chunk_is_kept_too(tmp_path: Path) -> None:
+    @dataclass
+    class Stopping(Counting):
+        def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
+            answered = dict(enumerate(super().compare(battles[:4])))
+            answered[2] = Outcome(value=None, error="HTTP 500")
+            raise Stopped("the endpoint is gone", answered)
+
+    with pytest.raises(Stopped, match="gone"):
+        Cached(Stopping(), tmp_path).compare(BATTLES)
+    later = Counting()
+    Cached(later, tmp_path).compare(BATTLES)
+    assert later.asked == [BATTLES[2], *BATTLES[4:]]
+
+
+def test_what_a_name_does_not_say_keeps_judges_apart(tmp_path: Path) -> None:
+    Cached(Counting(), tmp_path, identity="weights of Monday").compare(BATTLES)
+    later = Counting()
+    Cached(later, tmp_path, identity="weights of Tuesday").compare(BATTLES)
+    assert later.asked == BATTLES
+
+
+def test_what_the_cache_held_costs_nothing(tmp_path: Path) -> None:
+    for expected in (6, 0):
+        cached = Cached(Counting(), tmp_path)
+        cached.compare(BATTLES)
+        assert cached.costs() == Spending(answers=expected)
+
+
+def settings(model: Path, **changes: Any) -> PairwiseJudge:
+    return PairwiseJudge(kind="pairwise", path=str(model), **({"dtype": "float32", "max_tokens": 8} | changes))
+
+
+def test_a_models_content_number_format_and_settings_are_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path can hold another model tomorrow: nobody must get the old one's verdicts then."""
+    model = tiny_model(tmp_path / "model", context=4096)
+    keys = set()
+
+    def identity(**changes: Any) -> str:
+        judge = make_judge(settings(model, **changes))
+        assert isinstance(judge, Pairwise)
+        assert isinstance(judge.comparer, Cached)
+        return judge.comparer.key(BATTLES[0]).hex()
+
+    monkeypatch.setenv("INWARD_CACHE", str(tmp_path / "cache"))
+    keys |= {identity(), identity(), identity(prior=1.0), identity(scheme="full")}
+    assert len(keys) == 1, "how battles become scores changes no battle"
+    keys |= {identity(dtype="bfloat16"), identity(form="abc"), identity(max_tokens=9), identity(turn="user")}
+    assert len(keys) == 5
+    tiny_model(model, seed=1, context=4096)
+    keys.add(identity())
+    assert len(keys) == 6
+    tokenizer = model / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|im_start|>", "<|im_start|> "))
+    keys.add(identity())
+    assert len(keys) == 7
+
+
+def test_the_cache_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INWARD_CACHE", str(tmp_path / "cache"))
+    judge = make_judge(settings(tiny_model(tmp_path / "model", context=4096), cache=False))
+    judge.judge([Group(prompt=prompt(), responses=("a", "b"))])
+    assert not (tmp_path / "cache").exists()
+
+
 def test_hostile_texts_are_kept_as_they_are(tmp_path: Path) -> None:
     battles = [
         Battle(prompt=prompt(), first=text, second="z")
@@ -117,12 +192,46 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
         Cached(Counting(), tmp_path)
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from inward.errors import StorageError
+from inward.judging.cache import Cached
+from inward.judging.compare import Battle
+from tests.build import prompt
+from tests.unit.test_cache import Counting
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    Cached(Counting(), Path(sys.argv[1])).compare([Battle(prompt=prompt(), first="x" * 200_000, second="y")])
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, env=paths(), check=True)
+    for part in ("the cache of verdicts", "Free some space", "cache = false", "run the same command again"):
+        assert part in done.stdout, done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="INWARD_CACHE"):
+        Cached(Counting(), tmp_path / "file" / "verdicts")
+
+
+def paths() -> dict[str, str]:
+    root = Path(__file__).parents[2]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+
+
 CHILD = """
 import sys
 from pathlib import Path
 from inward.judging.cache import Cached
 from inward.judging.compare import Battle, Outcome
 from tests.build import prompt
+from tests.tiny import tiny_model
 
 class Slow:
     name = "judge (greedy)"
@@ -136,14 +245,12 @@ Cached(Slow(), Path(sys.argv[1]), chunk=1).compare([Battle(prompt=prompt(), firs
 
 
 def test_a_kill_loses_only_what_was_being_asked(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(root / "src")])
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=paths(),
     )
     with child:
         assert child.stdin is not None

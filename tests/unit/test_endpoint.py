@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import socket
 import threading
 import time
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
-from inward.judging.compare import Reply
+from inward.judging.compare import Reply, Stopped
 from inward.judging.endpoint import Backoff, EndpointChat, check
 from inward.judging.endpoint_answer import retry_after
 
@@ -285,8 +286,19 @@ def test_the_circuit_opens_when_the_endpoint_is_gone(serve) -> None:
 def test_a_port_that_nobody_listens_on_opens_the_circuit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(JudgeError, match="3 requests in a row, the last with: ConnectError"):
-        ask(chat(f"http://127.0.0.1:{port}/v1", failures_to_open=3), *"abcdef")
+    endpoint = chat(f"http://127.0.0.1:{port}/v1", failures_to_open=100, concurrency=1)
+    with pytest.raises(JudgeError, match=r"cannot be reached: ConnectError.*tried 3 times"):
+        ask(endpoint, *"abcdef")
+    assert endpoint.costs().failures == 1, "where there is no server, no second request has to find out"
+
+
+def test_what_was_answered_before_the_circuit_opened_is_handed_over(serve) -> None:
+    server = serve(lambda text, _: ok(f"re {text}") if text in "ab" else said(503, "gone"))
+    with pytest.raises(Stopped) as caught:
+        ask(chat(server.url, failures_to_open=2, concurrency=1, retries=0), *"abcdef")
+    assert {at: reply.text for at, reply in caught.value.answered.items()} == {0: "re a", 1: "re b", 2: None}
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), str(copy)) == (JudgeError, str(caught.value)), "another process is told no more than a person"
 
 
 def test_failures_between_answers_do_not_open_the_circuit(serve) -> None:

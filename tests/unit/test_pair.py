@@ -108,6 +108,7 @@ def test_describe_gives_the_lengths_that_rho_is_tuned_by() -> None:
         "skipped": {"fewer than two scored": 1},
         "chosen_length": 30.0,
         "rejected_length": 10.0,
+        "length_unit": "characters",
         "rho": 0.0,
         "rho_auto": False,
         "length_rule": False,

@@ -21,7 +21,7 @@ from inward.errors import JudgeError, UsageError
 from inward.judging import check_judge, make_judge
 from inward.judging.battles import Pairwise
 from inward.judging.cache import Cached
-from inward.judging.compare import Battle, Reply, Weights
+from inward.judging.compare import Battle, Reply, Stopped, Weights
 from inward.judging.endpoint import EndpointChat
 from inward.judging.endpoint_answer import top_of
 from inward.judging.endpoint_weigher import EndpointWeigher
@@ -29,6 +29,7 @@ from inward.judging.engine_chat import EngineWeigher
 from inward.judging.pairwise import conversation
 from inward.judging.probability import ProbabilityComparer, decide
 from inward.judging.schemes import full
+from inward.judging.spending import Spending
 from inward.judging.stage import judge_outputs
 from inward.judging.verdicts import LABELS
 from inward.sampling.transformers_engine import load_engine
@@ -348,3 +349,22 @@ def test_hostile_responses_reach_a_real_model_as_text_alone(engine: Any) -> None
         assert sum(token in special for token in found) == sum(token in special for token in turns)
     outcomes = ProbabilityComparer(weigher=EngineWeigher(engine=engine, name="tiny"), form="abc").compare(battles)
     assert all(outcome.value is not None for outcome in outcomes)
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+def test_what_was_weighed_before_an_endpoint_went_is_handed_over(both_orders: bool) -> None:
+    class Going:
+        name, bare = "going", True
+
+        def costs(self) -> Spending:
+            return Spending()
+
+        def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
+            weights = Weights(low=(-0.1, -2.0), high=(-0.1, -2.0))
+            raise Stopped("gone", dict.fromkeys(range(len(conversations) - 1), weights))
+
+    battles = [Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(3)]
+    with pytest.raises(Stopped, match="gone") as caught:
+        ProbabilityComparer(weigher=Going(), both_orders=both_orders).compare(battles)
+    tie = both_orders  # always the first: in both orders that cancels, and nothing tells the verdicts apart
+    assert {at: outcome.value for at, outcome in caught.value.answered.items()} == dict.fromkeys((0, 1), None if tie else 1.0)

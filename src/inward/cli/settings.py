@@ -17,7 +17,10 @@ def document() -> str:
     from inward.config import Recipe
 
     sections = ["# Settings\nEvery key that a recipe can hold, with its type and default. Made by `inward recipes settings`."]
-    for title, model in _tables(Recipe, ""):
+    for title, model, known in _tables(Recipe, "", {}):
+        if known:
+            sections.append(f"## {title}\n{known}")
+            continue
         rows = [_row(name, field) for name, field in model.model_fields.items() if not _models(field.annotation)]
         text = _prose(model.__doc__ or "")
         head = f"## {title or 'The recipe itself'}\n{text}"
@@ -25,19 +28,35 @@ def document() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _tables(model: type[BaseModel], path: str, chosen: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield a title and a class for each table. `chosen` says which kind or class of a table, or of one around it, it is."""
-    yield f"[{path}]{chosen}" if path else "", model
+def _tables(
+    model: type[BaseModel], path: str, places: dict[type[BaseModel], str], chosen: str = ""
+) -> Iterator[tuple[str, type[BaseModel], str]]:
+    """Yield a title and a class for each table. `chosen` says which kind or class of a table, or of one around it, it is.
+
+    Where all classes that a table can be of stand elsewhere (a judge inside a judge), one title and where they stand.
+    """
+    places[model] = path
+    yield f"[{path}]{chosen}" if path else "", model, ""
     for name, field in model.model_fields.items():
         inner, at = _models(field.annotation), f"{path}.{name}".lstrip(".")
+        if inner and all(found in places for found in inner):
+            kinds = ", ".join(kind for found in inner if (kind := _kind(found)))
+            of_kind = f", with kind = {kinds}" if kinds else ""
+            yield f"[{at}]{chosen.replace('with kind', f'with {path}.kind')}", inner[0], f"As [{places[inner[0]]}]{of_kind}."
+            continue
         for found in inner:
-            kind = found.model_fields.get("kind")
             here = chosen.replace("with kind", f"with {path}.kind")
-            if kind is not None:
-                here = f" with kind = {json.dumps(typing.get_args(kind.annotation)[0])}"
+            if kind := _kind(found):
+                here = f" with kind = {kind}"
             elif len(inner) > 1:
                 here = f" ({found.__name__})"
-            yield from _tables(found, at, here)
+            yield from _tables(found, at, places, here)
+
+
+def _kind(model: type[BaseModel]) -> str:
+    """Return the kind that a class stands for, as TOML, or nothing where it is the only one."""
+    field = model.model_fields.get("kind")
+    return json.dumps(typing.get_args(field.annotation)[0]) if field is not None else ""
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

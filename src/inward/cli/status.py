@@ -49,6 +49,7 @@ def print_summary(directory: RunDir) -> None:
 
     recipe, costs = stored_recipe(directory), read_costs(directory.costs)
     found = summary(directory, recipe, costs)
+    _show_judges(found["arms"])
     _show_figures(found["arms"])
     _show_comparisons(found["thinking_minus_direct"])
     _show_costs(found, costs)
@@ -134,6 +135,19 @@ def _show_figures(arms: dict[str, list[dict[str, Any]]]) -> None:
         output.table(heads, rows, title="Validation (iteration 0 is the seed; lengths in characters)")
 
 
+def _show_judges(arms: dict[str, list[dict[str, Any]]]) -> None:
+    """Show who ruled on how many prompts, where a judge is made of several."""
+    rows = [
+        [row["iteration"], arm, part, count]
+        for arm, iterations in arms.items()
+        for row in iterations
+        for part, count in (row.get("prompts_by_judge") or row.get("panel") or {}).items()
+    ]
+    if rows:
+        output.write()
+        output.table(["iteration", "arm", "judge", "prompts"], rows, title="Prompts by the judge that ruled on them")
+
+
 def _show_comparisons(rows: Sequence[dict[str, Any]]) -> None:
     if rows:
         output.write()
@@ -156,6 +170,14 @@ def _show_costs(found: dict[str, Any], costs: Sequence[Cost]) -> None:
         f"{clock(sum(found['seconds'].values()))} in all, {found['tokens']:,} tokens, {found['judge_calls']:,} judgements, "
         f"at most {peak:.1f} GiB of memory"
     )
+    judging = found["judging"]
+    if judging["answers"] or judging["failures"]:
+        least = "at least " if judging["uncounted"] else ""
+        output.write(
+            f"judging asked for {judging['answers']:,} answers ({judging['retries']:,} retries, {judging['failures']:,} "
+            f"failures): {least}{judging['prompt_tokens']:,} tokens read, {judging['completion_tokens']:,} written, "
+            f"{least}{judging['money']:.2f} to pay"
+        )
 
 
 def _interval(row: dict[str, Any]) -> str | None:

@@ -6,12 +6,17 @@ Unknown keys are refused with the nearest known one. Contradictions name both ke
 from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Batching, Dtype, Settings, VerdictForm
 from inward.config.judging import (
+    CascadeJudge,
+    CombinedJudge,
     EndpointSettings,
     JudgeSettings,
     PairingSettings,
     PairwiseJudge,
-    PointwiseJudge,
+    PanelJudge,
     RewardModelJudge,
+    Route,
+    RoutedJudge,
+    SingleJudge,
     VerifiableJudge,
 )
 from inward.config.prompts import (
@@ -38,6 +43,8 @@ from inward.config.training import EarlyStopSettings, LoraSettings, TrainingSett
 __all__ = [
     "Arm",
     "Batching",
+    "CascadeJudge",
+    "CombinedJudge",
     "DatasetSource",
     "Dtype",
     "EarlyStopSettings",
@@ -50,14 +57,17 @@ __all__ = [
     "ModelSettings",
     "PairingSettings",
     "PairwiseJudge",
-    "PointwiseJudge",
+    "PanelJudge",
     "PromptSettings",
     "PromptSource",
     "Recipe",
     "RewardModelJudge",
+    "Route",
+    "RoutedJudge",
     "SamplingSettings",
     "ScaffoldSettings",
     "Settings",
+    "SingleJudge",
     "TaskSource",
     "ThoughtSettings",
     "TrainingSettings",

@@ -13,11 +13,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Dtype, Settings
 from inward.config.judging import (
+    COMBINED,
+    CascadeJudge,
     JudgeSettings,
     PairingSettings,
     PairwiseJudge,
-    PointwiseJudge,
+    PanelJudge,
     RewardModelJudge,
+    RoutedJudge,
     VerifiableJudge,
 )
 from inward.config.prompts import PromptSettings, ThoughtSettings
@@ -52,10 +55,11 @@ class SamplingSettings(Settings):
 class ValidationSettings(Settings):
     """How models are compared: fresh samples per prompt, a format error sampled again up to `tries` times in all.
 
-    `judge` is the recipe's own unless set. It must score on one scale for all models, so it cannot be a pairwise one.
+    `judge` is the recipe's own unless set. It must score on one scale for all models and prompts: no pairwise judge, cascade or
+    panel, and a routed one only if all its judges score from 0 to 1: verifiable ones, and reward models with output "sigmoid".
     """
 
-    judge: PointwiseJudge | None = None
+    judge: JudgeSettings | None = None
     samples: int = Field(default=1, gt=0)
     tries: int = Field(default=3, gt=0)
     temperature: float = Field(default=0.8, gt=0.0)
@@ -107,22 +111,44 @@ class Recipe(Settings):
                 "training.response_weight = 0 leaves nothing to learn in the direct arm, which has no thoughts: "
                 "leave 'direct' out of arms"
             )
-        if isinstance(self.judge, PairwiseJudge) and self.validation.judge is None:
+        mixed = isinstance(self.judge, CascadeJudge | RoutedJudge)
+        if mixed and self.pairing.min_gap > 0:
             raise ValueError(
-                "judge.kind = 'pairwise' needs validation.judge: battles rank the responses to one prompt and put no two "
-                "models on one scale. Set validation.judge to a verifiable judge or a reward model, to compare checkpoints by"
+                f"pairing.min_gap is a gap of the judge's own scores, and with judge.kind = {self.judge.kind!r} these have "
+                "another scale from prompt to prompt: leave pairing.min_gap out"
+            )
+        if why := _no_one_scale(self.validation.judge or self.judge):
+            key = "judge" if self.validation.judge is None else "validation.judge"
+            needs = " needs validation.judge" if key == "judge" else " cannot compare models"
+            kind = (self.validation.judge or self.judge).kind
+            raise ValueError(
+                f"{key}.kind = {kind!r}{needs}: {why}. Set validation.judge to a verifiable judge or a reward model, to "
+                "compare checkpoints by"
             )
         return self
 
     @property
-    def validation_judge(self) -> VerifiableJudge | RewardModelJudge:
+    def validation_judge(self) -> VerifiableJudge | RewardModelJudge | RoutedJudge:
         """The judge that models are compared by."""
         found = self.validation.judge or self.judge
-        assert not isinstance(found, PairwiseJudge), "refused when the recipe was read"
+        assert not isinstance(found, PairwiseJudge | CascadeJudge | PanelJudge), "refused when the recipe was read"
         return found
 
     def thought_format(self, arm: Arm) -> ThoughtFormat:
         return self.thought.resolve() if arm == "thinking" else BUILT_IN["direct"]
+
+
+def _no_one_scale(judge: JudgeSettings) -> str:
+    """Return why scores of this judge compare no two models, or nothing where they do."""
+    if isinstance(judge, PairwiseJudge):
+        return "battles rank the responses to one prompt and put no two models on one scale"
+    if isinstance(judge, PanelJudge):
+        return "its scores are normalised within each prompt of each model, so that every model has the same mean"
+    if isinstance(judge, CascadeJudge):
+        return "which of its judges rules depends on the responses, so that one prompt has another scale from model to model"
+    if isinstance(judge, RoutedJudge) and not all(part.scores_shares for part in judge.parts.values()):
+        return "its routes score on different scales, and the judge with the largest numbers would decide a mean over prompts"
+    return ""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -184,6 +210,13 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"{where} is required")
+        elif item["type"] == "union_tag_invalid" and item["ctx"]["tag"] in COMBINED:
+            outer = next(n for n, part in enumerate(parts) if part in COMBINED)
+            here = ".".join(parts[:outer] + parts[outer + 1 :])
+            lines.append(
+                f"{here}.kind = {item['ctx']['tag']!r} stands inside {'.'.join(parts[:outer])}.kind = {parts[outer]!r}: judges "
+                f"are combined one level deep; make {here} a judge of kind {item['ctx']['expected_tags']}"
+            )
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
         else:

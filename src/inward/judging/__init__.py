@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from inward.config import JudgeSettings, PairwiseJudge, RewardModelJudge, VerifiableJudge
+from inward.config import (
+    CombinedJudge,
+    JudgeSettings,
+    PairwiseJudge,
+    RewardModelJudge,
+    RoutedJudge,
+    SingleJudge,
+    VerifiableJudge,
+)
 from inward.records import Prompt
 
 if TYPE_CHECKING:
@@ -15,7 +23,8 @@ if TYPE_CHECKING:
 def make_judge(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
     """Return the judge that a recipe asks for. A judge with a model loads it here, and a `UsageError` says what is amiss.
 
-    `rho` is the length control that the scores will meet: an adaptive tournament asks what is needed to know its outcome.
+    `rho` is the length control that the scores will meet: an adaptive tournament asks what is needed to know its outcome, and
+    a cascade whether the cheap judge knows it.
     """
     if isinstance(settings, VerifiableJudge):
         from inward.judging.verifiable import Verifiable
@@ -25,14 +34,22 @@ def make_judge(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
         from inward.judging.reward_model import RewardModel
 
         return RewardModel(settings)
-    from inward.judging import battles
+    if isinstance(settings, PairwiseJudge):
+        from inward.judging import battles
 
-    return battles.load(settings, rho=rho)
+        return battles.load(settings, rho=rho)
+    from inward.judging import combining
+
+    return combining.combine(settings, lambda part: make_judge(part, rho=rho), rho=rho)
 
 
 def check_judge(settings: JudgeSettings, prompts: Iterable[Prompt]) -> None:
-    """Raise what `make_judge` or its first judgement would of a missing package, model or key, at next to no cost."""
-    if isinstance(settings, RewardModelJudge):
+    """Raise what `make_judge` or its first judgement would of a missing package, model, key or route, at next to no cost."""
+    if isinstance(settings, CombinedJudge):
+        from inward.judging import combining
+
+        combining.check(settings, list(prompts), check_judge)
+    elif isinstance(settings, RewardModelJudge):
         from inward.judging import reward_model
 
         reward_model.check(settings)
@@ -48,13 +65,25 @@ def check_judge(settings: JudgeSettings, prompts: Iterable[Prompt]) -> None:
 
 def loads_model(settings: JudgeSettings) -> bool:
     """Say whether the judge holds a model in the process that judges: one to isolate, and to run several of."""
-    if isinstance(settings, PairwiseJudge):
-        return settings.path is not None
-    return isinstance(settings, RewardModelJudge)
+    return any(
+        part.path is not None if isinstance(part, PairwiseJudge) else isinstance(part, RewardModelJudge)
+        for part in _singles(settings)
+    )
 
 
 def lowest_score(settings: JudgeSettings) -> float | None:
     """Return the lowest score that the judge can give, or None where there is none (strengths are unbounded too)."""
-    if isinstance(settings, RewardModelJudge):
-        return 0.0 if settings.output == "sigmoid" else None
-    return 0.0 if isinstance(settings, VerifiableJudge) else None
+    if isinstance(settings, CombinedJudge) and not isinstance(settings, RoutedJudge):
+        return None
+    return 0.0 if all(part.scores_shares for part in _singles(settings)) else None
+
+
+def battle_prior(settings: JudgeSettings) -> float | None:
+    """Return the prior of the strengths that the judge's battles are fitted with, or None where it leaves no battles."""
+    if isinstance(settings, CombinedJudge) and settings.kind == "panel":  # its battles are votes by the time it rules
+        return None
+    return next((part.prior for part in _singles(settings) if isinstance(part, PairwiseJudge)), None)
+
+
+def _singles(settings: JudgeSettings) -> list[SingleJudge]:
+    return list(settings.parts.values()) if isinstance(settings, CombinedJudge) else [settings]

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from inward.config import PairwiseJudge
 from inward.errors import UsageError
 from inward.judging.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive
+from inward.judging.cache import Cached
 from inward.judging.compare import Comparer
 from inward.judging.judge import Group, Ruling
 from inward.judging.pairwise import LLMComparer, trial
 from inward.judging.probability import ProbabilityComparer
 from inward.judging.schemes import Scheme, full, in_pairs
+from inward.judging.spending import Spending
 from inward.judging.tournament import run_tournament
+from inward.models import cache_dir, content_digest, local_folder
 from inward.records import Verdict
 
 ALONE = "no other response to compare it with"
@@ -40,6 +44,9 @@ class Pairwise:
     @property
     def name(self) -> str:
         return f"{self.comparer.name}|{self.scheme_name}"
+
+    def costs(self) -> Spending:
+        return self.comparer.costs()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         """Return the rulings on every battle fought, for all groups at once, so that the comparer gets large batches."""
@@ -66,7 +73,6 @@ def check(settings: PairwiseJudge) -> None:
 
         endpoint.check(settings.endpoint)
         return
-    from inward.models import local_folder
     from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
@@ -142,6 +148,34 @@ def _nothing_to_compare(group: Group) -> list[Ruling]:
 
 
 def _comparer(settings: PairwiseJudge) -> Comparer:
+    """Return the comparer of a recipe, behind the cache of verdicts unless that is off.
+
+    Only comparers are cached: what one verdict of a language model costs, a reward model reads in a hundredth of the time, and
+    its batches would be torn apart by a score here and there that is known already.
+    """
+    folder = None if settings.path is None else local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    asked = _asking(settings, folder)
+    if not settings.cache:
+        return asked
+    return Cached(asked, cache_dir() / "verdicts", identity=_identity(settings, folder))
+
+
+def _identity(settings: PairwiseJudge, folder: Path | None) -> str:
+    """Return what outcomes depend on and a comparer's name does not say: the content of a model here, and how it computes.
+
+    A path can hold another model tomorrow. What a server has behind a model's name nobody but the server knows: that name
+    and its address, which the comparer's name holds, are all there is.
+    """
+    if folder is None:
+        return "endpoint"
+    from inward.hardware import device, resolve_dtype
+
+    where = device()
+    computed = f"{resolve_dtype(settings.dtype, where)} on {where.type}, {settings.rows} rows"
+    return f"{content_digest(folder)}, {computed}, own code {settings.trust_remote_code}"
+
+
+def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
     form, turn, by_text = settings.form, settings.turn, settings.verdict == "text"
     if settings.endpoint is not None:
         from inward.judging.endpoint import EndpointChat
@@ -153,11 +187,10 @@ def _comparer(settings: PairwiseJudge) -> Comparer:
         there = EndpointWeigher(chat=chat)
         return ProbabilityComparer(weigher=there, form=form, turn=turn, both_orders=settings.both_orders)
     from inward.judging.engine_chat import EngineChat, EngineWeigher
-    from inward.models import local_folder
     from inward.sampling.transformers_engine import load_engine
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
-    folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    assert folder is not None, "a model here has a folder"
     engine = load_engine(folder, dtype=settings.dtype, rows=settings.rows, trust_remote_code=settings.trust_remote_code)
     if by_text:
         local = EngineChat(engine=engine, name=settings.path)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from inward.errors import JudgeError
+from inward.judging.spending import Spending
 from inward.records import Prompt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,17 @@ class Outcome:
     p: float | None = None
 
 
+class Stopped(JudgeError, Generic[T]):
+    """A chat or a comparer cannot go on. `answered` holds what was asked and answered in this call by then, by its place."""
+
+    def __init__(self, message: str, answered: dict[int, T]) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+    def __reduce__(self) -> tuple[type[JudgeError], tuple[str]]:
+        return JudgeError, (str(self),)  # to another process goes what a person is told
+
+
 class Comparer(Protocol):
     """Anything that decides battles. `name` identifies it with its settings."""
 
@@ -44,7 +59,11 @@ class Comparer(Protocol):
     def name(self) -> str: ...
 
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
-        """Return one outcome a battle, in order."""
+        """Return one outcome a battle, in order. Raises `Stopped` (a `JudgeError`) where it cannot go on."""
+        ...
+
+    def costs(self) -> Spending:
+        """Return what all calls so far came to, those that raised included."""
         ...
 
 
@@ -69,7 +88,11 @@ class Chat(Protocol):
     def name(self) -> str: ...
 
     def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
-        """Return one reply a conversation, in order."""
+        """Return one reply a conversation, in order. Raises `Stopped` (a `JudgeError`) where it cannot go on."""
+        ...
+
+    def costs(self) -> Spending:
+        """Return what all calls so far came to, those that raised included."""
         ...
 
 
@@ -97,5 +120,9 @@ class Weigher(Protocol):
     def bare(self) -> bool: ...
 
     def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
-        """Return one weighing a conversation, in order, each in the order of the labels."""
+        """Return one weighing a conversation, in order, each in the order of the labels. Raises `Stopped` as a chat does."""
+        ...
+
+    def costs(self) -> Spending:
+        """Return what all calls so far came to, those that raised included."""
         ...

@@ -20,8 +20,9 @@ import httpx
 
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
-from inward.judging.compare import Reply
+from inward.judging.compare import Reply, Stopped
 from inward.judging.endpoint_answer import complaint_of, cut, retry_after, text_of, top_of, usage_of
+from inward.judging.spending import Spending
 
 FAILURES_TO_OPEN = 5
 SECRET = 8
@@ -45,24 +46,15 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
-    """What a chat has cost. `uncounted` answers came without a count of tokens, so that the money is a lower bound."""
-
-    answers: int = 0
-    failures: int = 0
-    retries: int = 0
-    uncounted: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    money: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Trouble:
-    """A try that may succeed when repeated; `wait` is what the server asked for, in seconds."""
+    """A try that may succeed when repeated; `wait` is what the server asked for, in seconds.
+
+    `gone`: there is no server at all, which is no fault of this request.
+    """
 
     reason: str
     wait: float | None = None
+    gone: bool = False
 
 
 PATIENT = Backoff()
@@ -71,8 +63,8 @@ PATIENT = Backoff()
 class EndpointChat:
     """Answers conversations by a model behind an endpoint, at most `settings.concurrency` at once.
 
-    `failures_to_open` requests in a row that fail with all their retries open the circuit: `JudgeError`. A later call tries
-    again, and its first failure opens it again.
+    `failures_to_open` requests in a row that fail with all their retries open the circuit, or one that never reached a server:
+    `Stopped`, a `JudgeError` that holds what was answered. A later call tries again, and its first failure opens it again.
     """
 
     def __init__(
@@ -97,7 +89,7 @@ class EndpointChat:
         return self._spending
 
     def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
-        """Return one reply a conversation, in order. Raises `JudgeError` where the endpoint is gone or of no use.
+        """Return one reply a conversation, in order. Raises `Stopped` where the endpoint is gone or of no use.
 
         Not for a thread with a running event loop: use `asyncio.to_thread` there.
         """
@@ -132,6 +124,8 @@ class EndpointChat:
             tasks = [asyncio.create_task(work(client)) for _ in range(workers)]
             try:
                 await asyncio.gather(*tasks)
+            except JudgeError as error:
+                raise Stopped(str(error), dict(replies)) from error
             finally:
                 for task in tasks:
                     task.cancel()
@@ -162,6 +156,8 @@ class EndpointChat:
     def _failed(self, trouble: _Trouble) -> Reply:
         self._in_a_row += 1
         self._book(failures=1)
+        if trouble.gone:
+            raise self._stop(f"cannot be reached: {trouble.reason}")
         if self._in_a_row >= self._failures_to_open:
             raise self._stop(f"failed {self._in_a_row} requests in a row, the last with: {trouble.reason}")
         return Reply(text=None, error=trouble.reason)
@@ -184,7 +180,8 @@ class EndpointChat:
         except (TimeoutError, httpx.TimeoutException):
             return _Trouble(reason=f"no answer within {self._settings.timeout_s:g} s")
         except httpx.RequestError as error:
-            return _Trouble(reason=_blank(f"{type(error).__name__}: {error}", key))
+            gone = isinstance(error, httpx.ConnectError)
+            return _Trouble(reason=_blank(f"{type(error).__name__}: {error}", key), gone=gone)
         text, status = _blank(response.text, key), response.status_code  # before anything is cut short
         try:
             content = json.loads(text)
@@ -238,7 +235,7 @@ class EndpointChat:
     def _stop(self, what: str) -> JudgeError:
         key = f" (its key is in {self._settings.key_env})" if self._settings.key_env else ""
         return JudgeError(
-            f"the judge's endpoint {self._settings.base_url}{key} {what}. Everything judged before this batch is stored. "
+            f"the judge's endpoint {self._settings.base_url}{key} {what}. Everything judged before is stored. "
             "Mend the endpoint or its settings, then run the same command again: it goes on where it stopped"
         )
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inward.errors import JudgeError
-from inward.judging.compare import Reply, Weights
+from inward.judging.compare import Reply, Stopped, Weights
 from inward.judging.endpoint import EndpointChat
+from inward.judging.spending import Spending
 
 COUNT = 20
 """Likeliest tokens that are asked for: OpenAI's limit and vLLM's."""
@@ -30,9 +31,15 @@ class EndpointWeigher:
     def name(self) -> str:
         return self.chat.name
 
+    def costs(self) -> Spending:
+        return self.chat.costs()
+
     def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
         """Return one weighing a conversation, in order. Raises `JudgeError` where the server gives no probabilities at all."""
-        replies = self.chat.first_tokens(conversations, count=COUNT)
+        try:
+            replies = self.chat.first_tokens(conversations, count=COUNT)
+        except Stopped as stop:
+            raise Stopped(str(stop), {at: _weights(reply, labels) for at, reply in stop.answered.items()}) from stop
         answered = [reply for reply in replies if reply.text is not None]
         if answered and not any(reply.top for reply in answered):
             raise JudgeError(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from inward.judging.compare import Reply, Weights
+from inward.judging.spending import Spending, total
 from inward.sampling.engine import Completion, Decoding, Engine, Likelihood, Request
 
 TAIL = 200
 """Characters of a cut answer that its error shows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChat:
     """A `Chat` on any `Engine`. Only the likeliest token is a candidate (top-k 1), so decoding is greedy.
 
@@ -20,8 +19,13 @@ class EngineChat:
     off or is empty is not used: each is an error that says so.
     """
 
-    engine: Engine
-    name: str
+    def __init__(self, *, engine: Engine, name: str) -> None:
+        self.engine, self.name = engine, name
+        self._spending = Spending()
+
+    def costs(self) -> Spending:
+        """Return the tokens read and written by all calls so far; what a model here costs in money nobody has said."""
+        return self._spending
 
     def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
         """Return one reply a conversation, in order. Raises `UsageError` where the chat template refuses the turns."""
@@ -31,6 +35,12 @@ class EngineChat:
         greedy = Decoding(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=max_tokens)
         drawn = self.engine.generate(requests, greedy, seed=0) if requests else []
         completions = {completion.request_id: completion for completion in drawn}
+        asked = Spending(
+            answers=len(drawn),
+            prompt_tokens=sum(len(request.tokens) for request in requests),
+            completion_tokens=sum(len(completion.tokens) for completion in drawn),
+        )
+        self._spending = total([self._spending, asked])
         return [
             _reply(completions[str(at)], len(tokens)) if len(tokens) <= room else _too_long(len(tokens), max_tokens, room)
             for at, tokens in enumerate(encoded)
@@ -55,7 +65,6 @@ def _read(completion: Completion) -> tuple[str | None, str | None]:
     return completion.text, None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineWeigher:
     """A `Weigher` on an engine that can say how likely a continuation is: one look at what would follow `[[`.
 
@@ -63,9 +72,15 @@ class EngineWeigher:
     cut otherwise once the verdict is closed, the closing brackets count as well.
     """
 
-    engine: Likelihood
-    name: str
-    bare: bool = False
+    bare = False
+
+    def __init__(self, *, engine: Likelihood, name: str) -> None:
+        self.engine, self.name = engine, name
+        self._spending = Spending()
+
+    def costs(self) -> Spending:
+        """Return the tokens read by all calls so far: conversations with the opening of a verdict. Nothing is written."""
+        return self._spending
 
     def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
         """Return one weighing a conversation, in order. Raises `UsageError` where the chat template refuses the turns."""
@@ -74,6 +89,7 @@ class EngineWeigher:
         room = self.engine.context - max(map(len, tails))
         fitting = [stem for stem in stems if len(stem) <= room]
         found = iter(self.engine.logps(fitting, tails) if fitting else [])
+        self._spending = total([self._spending, Spending(answers=len(fitting), prompt_tokens=sum(map(len, fitting)))])
         weighed = []
         for stem in stems:
             if len(stem) > room:

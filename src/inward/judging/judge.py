@@ -10,15 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from inward.judging.spending import Spending
 from inward.records import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The responses to one prompt, in any order."""
+    """The responses to one prompt, in any order.
+
+    `lengths` are those that length control will go by, one a response: in characters unless given.
+    """
 
     prompt: Prompt
     responses: tuple[str, ...]
+    lengths: tuple[float, ...] | None = None
+
+    @property
+    def measured(self) -> tuple[float, ...]:
+        return tuple(float(len(text)) for text in self.responses) if self.lengths is None else self.lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +52,8 @@ class Judge(Protocol):
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         """Return one list of rulings a group, in the order of the groups. Every response is ruled on at least once."""
+        ...
+
+    def costs(self) -> Spending:
+        """Return what all calls so far came to, those that raised included."""
         ...

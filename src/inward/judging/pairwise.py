@@ -18,7 +18,8 @@ from itertools import count
 from typing import Final, Literal
 
 from inward.config import VerdictForm
-from inward.judging.compare import Battle, Chat, Outcome, Reply
+from inward.judging.compare import Battle, Chat, Outcome, Reply, Stopped
+from inward.judging.spending import Spending
 from inward.judging.verdicts import disarm, read_verdict
 from inward.records import Prompt, content_id
 from inward.thought import Turn
@@ -64,12 +65,19 @@ class LLMComparer:
         wording = wording_id(self.form, "reasoned")
         return f"pairwise:{self.form}:{self.turn}:{self.max_tokens}:{wording}:{self.chat.name}"
 
+    def costs(self) -> Spending:
+        return self.chat.costs()
+
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         """Return one outcome a battle, in order. No answer, a cut one or an unreadable one is an error, never a tie."""
         if not battles:
             return []
         conversations = [conversation(battle, self.form, self.turn) for battle in battles]
-        replies = self.chat.complete(conversations, max_tokens=self.max_tokens)
+        try:
+            replies = self.chat.complete(conversations, max_tokens=self.max_tokens)
+        except Stopped as stop:
+            answered = {at: _outcome(reply, self.form, self.max_tokens) for at, reply in stop.answered.items()}
+            raise Stopped(str(stop), answered) from stop
         assert len(replies) == len(battles), f"{self.chat.name} gave {len(replies)} replies to {len(battles)} conversations"
         return [_outcome(reply, self.form, self.max_tokens) for reply in replies]
 

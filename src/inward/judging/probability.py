@@ -13,12 +13,13 @@ pair, cancels, and the battle the other way round, now known, costs nothing more
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inward.config import VerdictForm
-from inward.judging.compare import Battle, Outcome, Weigher, Weights
+from inward.judging.compare import Battle, Outcome, Stopped, Weigher, Weights
 from inward.judging.pairwise import Wording, conversation, wording_id
+from inward.judging.spending import Spending
 from inward.judging.verdicts import LABELS
 from inward.thought import Turn
 
@@ -45,20 +46,40 @@ class ProbabilityComparer:
     def _wording(self) -> Wording:
         return "bare" if self.weigher.bare else "at once"
 
+    def costs(self) -> Spending:
+        return self.weigher.costs()
+
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         """Return one outcome a battle, in order. Labels that cannot be told apart are an error, never a tie."""
-        if not self.both_orders:
-            return [decide(weights, self.form) for weights in self._weigh(battles)]
         turned = [Battle(prompt=one.prompt, first=one.second, second=one.first) for one in battles]
-        needed = {_asked(battle): battle for battle in (*battles, *turned)}
-        new = {key: battle for key, battle in needed.items() if key not in self._known}
-        found = dict(zip(new, self._weigh(list(new.values())), strict=True))
-        self._known.update({key: weights for key, weights in found.items() if weights.error is None})  # errors: asked again
-        known = self._known | found
-        return [
-            decide(averaged(known[_asked(one)], known[_asked(other)], self.form), self.form)
-            for one, other in zip(battles, turned, strict=True)
-        ]
+        needed = {_asked(battle): battle for battle in ((*battles, *turned) if self.both_orders else battles)}
+        known = dict(self._known) if self.both_orders else {}
+        new = {key: battle for key, battle in needed.items() if key not in known}
+        try:
+            known |= self._learnt(dict(zip(new, self._weigh(list(new.values())), strict=True)))
+        except Stopped as stop:
+            known |= self._learnt({key: stop.answered[at] for at, key in enumerate(new) if at in stop.answered})
+            raise Stopped(str(stop), self._outcomes(battles, turned, known)) from stop
+        outcomes = self._outcomes(battles, turned, known)
+        return [outcomes[at] for at in range(len(battles))]
+
+    def _learnt(self, found: dict[_Asked, Weights]) -> dict[_Asked, Weights]:
+        """Note what the battles the other way round will need, but for errors, which are asked again."""
+        if self.both_orders:
+            self._known.update({key: weights for key, weights in found.items() if weights.error is None})
+        return found
+
+    def _outcomes(
+        self, battles: Sequence[Battle], turned: Sequence[Battle], known: Mapping[_Asked, Weights]
+    ) -> dict[int, Outcome]:
+        """Return the outcome of each battle, by its place, of which all is known."""
+        if not self.both_orders:
+            return {at: decide(known[_asked(one)], self.form) for at, one in enumerate(battles) if _asked(one) in known}
+        return {
+            at: decide(averaged(known[_asked(one)], known[_asked(other)], self.form), self.form)
+            for at, (one, other) in enumerate(zip(battles, turned, strict=True))
+            if _asked(one) in known and _asked(other) in known
+        }
 
     def _weigh(self, battles: Sequence[Battle]) -> list[Weights]:
         if not battles:

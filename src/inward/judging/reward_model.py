@@ -24,6 +24,7 @@ from inward.judging import reward_heads, reward_prefix
 from inward.judging.judge import Group, Ruling
 from inward.judging.reward_heads import Reading
 from inward.judging.reward_rows import Conversations, Family, Row, batches, by_content, families, unused_id
+from inward.judging.spending import Spending
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class RewardModel:
         self._settings = settings
         self._device = device()
         self._dtype = resolve_dtype(settings.dtype, self._device)
+        self._rows = self._tokens = 0
         loaded = reward_heads.load(settings, self._dtype, self._device)
         self._model = loaded.model
         context = _context(loaded.tokenizer, loaded.model)
@@ -65,6 +67,10 @@ class RewardModel:
         parts += ["prompts read once"] if self.why_unshared is None and dtype != "float32" else []
         return f"reward_model({', '.join(parts)})"
 
+    def costs(self) -> Spending:
+        """Return the tokens read, of conversations as they were cut; nothing is written."""
+        return Spending(answers=self._rows, prompt_tokens=self._tokens)
+
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         rulings: dict[tuple[int, int], Ruling] = {}
         rows: list[Row] = []
@@ -75,6 +81,8 @@ class RewardModel:
                     rulings[index, first] = Ruling(first=first, unscored=row)
                 else:
                     rows.append(row)
+        self._rows += len(rows)
+        self._tokens += sum(len(row.tokens) for row in rows)
         for row, reading in self._read(rows):
             rulings[row.group, row.first] = _ruling(row, reading)
         return [[rulings[index, first] for first in range(len(group.responses))] for index, group in enumerate(groups)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from inward.judging.judge import Group, Ruling
+from inward.judging.spending import Spending
 from inward.records import content_id
 
 
@@ -20,6 +21,9 @@ class Scripted:
     failure_rate: float = 0.0
     seed: int = 0
     name: str = "scripted"
+
+    def costs(self) -> Spending:
+        return Spending()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         return [

@@ -7,9 +7,11 @@ no score says why: a format error, the judge's own reason, or a value that is no
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from inward.errors import JudgeError
 from inward.judging.judge import Group, Judge, Ruling
@@ -18,12 +20,15 @@ from inward.records import Output, Prompt, Score, Verdict, content_id
 FORMAT_ERROR = "format error: "
 
 
-def judge_outputs(prompts: Sequence[Prompt], outputs: Sequence[Output], judge: Judge) -> list[Verdict]:
+def judge_outputs(
+    prompts: Sequence[Prompt], outputs: Sequence[Output], judge: Judge, *, lengths: Mapping[str, float] | None = None
+) -> list[Verdict]:
     """Return the verdicts, prompt by prompt: one an output with a response from a pointwise judge, else one a battle.
 
     The judge meets prompts in the order given and the different responses of a prompt in sorted order, so that no verdict
     can depend on the order of the outputs. Verdicts on a prompt come in the order of its outputs, battles as the judge gave
-    them. A response that a pairwise judge had nothing to compare with has one verdict that says so.
+    them. A response that a pairwise judge had nothing to compare with has one verdict that says so. `lengths` are those of
+    the responses by output id (characters unless given): a judge may go by them, and that of a text is the mean of its copies.
     """
     prompt_of = {prompt.id: prompt for prompt in prompts}
     assert len(prompt_of) == len(prompts), "two prompts have the same id"
@@ -32,7 +37,7 @@ def judge_outputs(prompts: Sequence[Prompt], outputs: Sequence[Output], judge: J
         assert output.prompt_id in prompt_of, f"output {output.id} is of no prompt in this stage"
         if output.response is not None:
             copies.setdefault(output.prompt_id, {}).setdefault(output.response, []).append(output)
-    groups = [Group(prompt=p, responses=tuple(sorted(copies[p.id]))) for p in prompts if p.id in copies]
+    groups = [_group(prompt, copies[prompt.id], lengths) for prompt in prompts if prompt.id in copies]
     rulings = judge.judge(groups)
     assert len(rulings) == len(groups), f"judge {judge.name} answered {len(rulings)} of {len(groups)} groups"
     pointwise: dict[str, Verdict] = {}
@@ -45,6 +50,21 @@ def judge_outputs(prompts: Sequence[Prompt], outputs: Sequence[Output], judge: J
         else:
             pointwise |= {o.id: _verdict(o, ruling, judge.name) for ruling in ruled for o in outputs_of[ruling.first]}
     return [pointwise[output.id] for output in outputs if output.id in pointwise] + battles
+
+
+def rulers(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
+    """Return on how many prompts each part of a cascade or of routes ruled, and on how many a panel disagreed."""
+    from inward.judging.combined import DISAGREES
+
+    ruled: dict[str, set[str]] = defaultdict(set)
+    disagreed: set[str] = set()
+    for verdict in verdicts:
+        if by := json.loads(verdict.detail).get("ruled_by"):
+            ruled[by["part"]].add(verdict.prompt_id)
+        if verdict.unscored == DISAGREES:
+            disagreed.add(verdict.prompt_id)
+    counts = {part: len(prompts) for part, prompts in sorted(ruled.items())}
+    return {"prompts_by_judge": counts} if counts else {"panel": {"prompts_disagreed_on": len(disagreed)}}
 
 
 def score_outputs(outputs: Sequence[Output], verdicts: Sequence[Verdict], *, prior: float | None = None) -> list[Score]:
@@ -85,6 +105,14 @@ def require_some_scores(scores: Sequence[Score]) -> None:
         else "Check the judge's settings against the prompts (a verifiable judge needs prompts with answers or constraints)."
     )
     raise JudgeError("\n".join([f"none of {len(scores)} outputs was scored:", *lines, advice]))
+
+
+def _group(prompt: Prompt, copies: Mapping[str, Sequence[Output]], lengths: Mapping[str, float] | None) -> Group:
+    texts = tuple(sorted(copies))
+    if lengths is None:
+        return Group(prompt=prompt, responses=texts)
+    own = tuple(fmean(lengths[output.id] for output in copies[text]) for text in texts)
+    return Group(prompt=prompt, responses=texts, lengths=own)
 
 
 def _named(outputs: Sequence[Output]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Battles between the responses to each prompt, asked in rounds that are batched over all prompts.
 
 Responses are met in sorted order, each different text once, so that no ruling depends on the order of the responses and one
-verdict serves all copies of a text. A battle that ended in an error is a ruling without a value: it is no tie, and
-it is not asked again.
+verdict serves all copies of a text. Lengths are those of the group, in the unit that pairing will go by. A battle that ended
+in an error is a ruling without a value: it is no tie, and it is not asked again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _start(groups: Sequence[Group], texts: Sequence[Sequence[str]]) -> Known:
     copies_GK, lengths_GK = np.zeros(shape, dtype=np.intp), np.zeros(shape)
     for at, (group, own) in enumerate(zip(groups, texts, strict=True)):
         copies_GK[at, : len(own)] = [group.responses.count(text) for text in own]
-        lengths_GK[at, : len(own)] = [len(text) for text in own]
+        lengths_GK[at, : len(own)] = [group.measured[group.responses.index(text)] for text in own]
     return nothing_known(copies_GK, lengths_GK)
 
 

@@ -11,6 +11,7 @@ from inward.config import VerifiableJudge
 from inward.judging import checkers
 from inward.judging.answers import compare
 from inward.judging.judge import Group, Ruling
+from inward.judging.spending import Spending
 from inward.records import Prompt
 
 
@@ -28,6 +29,9 @@ class Verifiable:
     @property
     def name(self) -> str:
         return f"verifiable:{self.settings.strictness}"
+
+    def costs(self) -> Spending:
+        return Spending()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         return [

@@ -1,6 +1,6 @@
 """Scores to pairs: length control, then best against worst (METHOD.md steps 4 and 5; paper section 2.3).
 
-Per prompt, over its K scored outputs, lengths in characters and N(v) = (v - mean) / std:
+Per prompt, over its K scored outputs, lengths in characters or tokens and N(v) = (v - mean) / std:
 
     s = N(score) - rho * N(length of the response) - thought_weight * N(length of the thought)
 
@@ -30,7 +30,9 @@ from fractions import Fraction
 from typing import Any
 
 from inward.config import PairingSettings
+from inward.judging.normalise import normalise
 from inward.records import Output, Pair, PairKind, Score, content_id
+from inward.sampling.lengths import Length
 
 TIE_DECIMALS = 9
 
@@ -93,24 +95,33 @@ class _Candidates:
     reason: str
 
 
-def pair_outputs(outputs: Sequence[Output], scores: Sequence[Score], settings: PairingSettings, *, seed: int) -> Pairing:
+def pair_outputs(
+    outputs: Sequence[Output],
+    scores: Sequence[Score],
+    settings: PairingSettings,
+    *,
+    seed: int,
+    lengths: Mapping[str, Length] | None = None,
+) -> Pairing:
     """Return at most one pair a prompt. Every prompt gives a pair or is counted under the reason why not.
 
-    The result does not depend on the order of outputs or scores. Each output needs exactly one score record.
+    The result does not depend on the order of outputs or scores. Each output needs exactly one score record. `lengths` are by
+    output id and in tokens (`sampling.lengths`); characters count where none are given.
     """
+    assert (lengths is None) == (settings.length == "characters"), "lengths come in the unit of the settings"
+    lengths = _characters(outputs) if lengths is None else lengths
     score_of = {score.output_id: score.value for score in scores}
     assert len(score_of) == len(scores), "an output has two scores"
     by_prompt: dict[str, list[Output]] = defaultdict(list)
     for output in outputs:
         by_prompt[output.prompt_id].append(output)
-    groups = [_measure(by_prompt[prompt_id], score_of, seed) for prompt_id in sorted(by_prompt)]
+    groups = [_measure(by_prompt[prompt_id], score_of, lengths, seed) for prompt_id in sorted(by_prompt)]
     if settings.rho != "auto":
         return _pair_groups(groups, settings, settings.rho, seed)
-    length_of = {output.id: len(output.response or "") for output in outputs}
     last = None
     for rho in rho_grid(settings.rho_max):
         pairing = _pair_groups(groups, settings, rho, seed)
-        excess = [length_of[p.chosen_id] - length_of[p.rejected_id] for p in pairing.pairs if p.kind == "scored"]
+        excess = [lengths[p.chosen_id].response - lengths[p.rejected_id].response for p in pairing.pairs if p.kind == "scored"]
         last = pairing if excess or last is None else last
         if excess and sum(excess) <= 0:
             return pairing
@@ -138,17 +149,18 @@ def _pair_groups(groups: Sequence[_Group], settings: PairingSettings, rho: float
     )
 
 
-def describe(pairing: Pairing, outputs: Sequence[Output]) -> dict[str, Any]:
+def describe(pairing: Pairing, outputs: Sequence[Output], *, lengths: Mapping[str, Length] | None = None) -> dict[str, Any]:
     """Return what there is to know of a pairing as plain values. `outputs` must hold every output of the pairs.
 
-    Lengths are means in characters of the responses of *scored* pairs, None where there are none. `length_rule` says whether
-    the paper's rule holds: `chosen_length` does not exceed `rejected_length`. With rho "auto" it is false only where no rho
-    of the range is large enough.
+    Lengths are means, in the unit of `pair_outputs`, of the responses of *scored* pairs, None where there are none.
+    `length_rule` says whether the paper's rule holds: `chosen_length` does not exceed `rejected_length`. With rho "auto" it is
+    false only where no rho of the range is large enough.
     """
-    length_of = {output.id: len(output.response) for output in outputs if output.response is not None}
+    unit = "characters" if lengths is None else "tokens"
+    lengths = _characters(outputs) if lengths is None else lengths
     scored = [pair for pair in pairing.pairs if pair.kind == "scored"]
-    chosen = statistics.fmean(length_of[pair.chosen_id] for pair in scored) if scored else None
-    rejected = statistics.fmean(length_of[pair.rejected_id] for pair in scored) if scored else None
+    chosen = statistics.fmean(lengths[pair.chosen_id].response for pair in scored) if scored else None
+    rejected = statistics.fmean(lengths[pair.rejected_id].response for pair in scored) if scored else None
     return {
         "pairs": len(pairing.pairs),
         "format_error_pairs": len(pairing.pairs) - len(scored),
@@ -156,23 +168,20 @@ def describe(pairing: Pairing, outputs: Sequence[Output]) -> dict[str, Any]:
         "skipped": pairing.skipped,
         "chosen_length": chosen,
         "rejected_length": rejected,
+        "length_unit": unit,
         "rho": pairing.rho,
         "rho_auto": pairing.rho_auto,
         "length_rule": None if chosen is None or rejected is None else chosen <= rejected,
     }
 
 
-def normalise(values: Sequence[float]) -> list[float]:
-    """Return (v - mean) / std with the population's standard deviation; zeros where all values are equal."""
-    low, high = min(values), max(values)
-    if low == high:
-        return [0.0] * len(values)
-    units = [(value - low) / (high - low) for value in values]  # so that no spread, however small, is lost to rounding
-    mean, std = statistics.fmean(units), statistics.pstdev(units)
-    return [(unit - mean) / std for unit in units]
+def _characters(outputs: Sequence[Output]) -> dict[str, Length]:
+    return {o.id: Length(response=len(o.response or ""), thought=len(o.thought or "")) for o in outputs}
 
 
-def _measure(outputs: Sequence[Output], score_of: Mapping[str, float | None], seed: int) -> _Group:
+def _measure(
+    outputs: Sequence[Output], score_of: Mapping[str, float | None], lengths: Mapping[str, Length], seed: int
+) -> _Group:
     ranks = {output.id: content_id(str(seed), "output", output.id) for output in outputs}
     assert len(ranks) == len(outputs), "two outputs have the same id"
     broken = [output for output in outputs if output.response is None]
@@ -181,8 +190,8 @@ def _measure(outputs: Sequence[Output], score_of: Mapping[str, float | None], se
     scored: tuple[_Measured, ...] = ()
     if kept:
         n_scores = normalise([score for _, score in kept])
-        n_responses = normalise([len(output.response or "") for output, _ in kept])
-        n_thoughts = normalise([len(output.thought or "") for output, _ in kept])
+        n_responses = normalise([lengths[output.id].response for output, _ in kept])
+        n_thoughts = normalise([lengths[output.id].thought for output, _ in kept])
         scored = tuple(
             _Measured(output=o, score=score, n_score=s, n_response=r, n_thought=t, rank=ranks[o.id])
             for (o, score), s, r, t in zip(kept, n_scores, n_responses, n_thoughts, strict=True)

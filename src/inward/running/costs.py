@@ -1,7 +1,10 @@
 """What a run has spent: `costs.jsonl`, one row a finished shard or training.
 
 A row is written just before its shard is renamed into place. A kill between the two leaves a row whose shard is done
-again; `compact` then keeps the last row of each piece of work, so that a finished run's ledger has each of them once.
+again; `compact` then keeps the last row of each piece of work, so that a finished run's ledger has each of them once. What a
+judge spent is another thing: it is gone, whether or not its shard came to an end, so these fields add up over all rows of a
+piece of work, and a stage that fails leaves a row of them. (What a process killed outright had spent on the shard in its hands
+is in no row.)
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from inward.storage import storage_errors, write_bytes
@@ -19,7 +22,11 @@ from inward.storage import storage_errors, write_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """One finished piece of work. Seconds are wall-clock; `peak_memory` is in bytes, of the process that did it."""
+    """One piece of work. Seconds are wall-clock; `peak_memory` is in bytes, of the process that did it.
+
+    `judge_calls` are judgements stored, wherever they came from; what asking for them took are the fields that begin with
+    `judge_` after it (`judging.spending`): verdicts from the cache cost nothing. Runs made before there were such have none.
+    """
 
     arm: str
     iteration: int
@@ -31,10 +38,20 @@ class Cost:
     tokens: int
     judge_calls: int
     peak_memory: int
+    judge_answers: int = 0
+    judge_failures: int = 0
+    judge_retries: int = 0
+    judge_uncounted: int = 0
+    judge_prompt_tokens: int = 0
+    judge_completion_tokens: int = 0
+    judge_money: float = 0.0
 
     @property
     def key(self) -> tuple[int, str, str, str]:
         return (self.iteration, self.arm, self.stage, self.part)
+
+
+SPENT = tuple(name for name in Cost.__dataclass_fields__ if name.startswith("judge_") and name != "judge_calls")
 
 
 def append_cost(path: Path, cost: Cost) -> None:
@@ -45,13 +62,23 @@ def append_cost(path: Path, cost: Cost) -> None:
 
 
 def read_costs(path: Path) -> list[Cost]:
-    """Return the last row of each piece of work, sorted. A last line torn by a kill is left out."""
+    """Return the last row of each piece of work, with what judging spent on all of them, sorted.
+
+    A last line torn by a kill is left out.
+    """
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
-    rows = {cost.key: cost for cost in (Cost(**json.loads(line)) for line in complete.splitlines())}
+    rows: dict[tuple[int, str, str, str], Cost] = {}
+    for line in complete.splitlines():
+        cost = Cost(**json.loads(line))
+        rows[cost.key] = _after(rows[cost.key], cost) if cost.key in rows else cost
     return [rows[key] for key in sorted(rows)]
+
+
+def _after(earlier: Cost, cost: Cost) -> Cost:
+    return replace(cost, **{name: getattr(earlier, name) + getattr(cost, name) for name in SPENT})
 
 
 def compact(path: Path) -> None:
@@ -64,6 +91,11 @@ def seconds_by_stage(costs: Iterable[Cost]) -> dict[str, float]:
     for cost in costs:
         totals[cost.stage] = totals.get(cost.stage, 0.0) + cost.seconds
     return totals
+
+
+def spent_on_judging(costs: Sequence[Cost]) -> dict[str, int | float]:
+    """Return the sums of what judging spent, by the names of `judging.spending.Spending`."""
+    return {name.removeprefix("judge_"): sum(getattr(cost, name) for cost in costs) for name in SPENT}
 
 
 def peak_memory() -> int:

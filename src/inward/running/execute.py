@@ -63,7 +63,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """The shards of one stage that are still to do. `tokens` and `calls` count a record's cost; all must pickle."""
+    """The shards of one stage that are still to do. `tokens` and `calls` count a record's cost; all must pickle.
+
+    `spent` returns what the thing that `start` made has spent so far, by the names of a cost row's fields.
+    """
 
     place: Place
     record_type: type[Any]
@@ -73,12 +76,18 @@ class ShardJob:
     work: Callable[[Any, Sequence[Any], Advance], list[Any]]
     tokens: Callable[[Any], int]
     calls: Callable[[Any], int]
+    spent: Callable[[Any], dict[str, Any]]
     costs: Path
 
 
 def none(_: Any) -> int:
     """Count nothing: for stages whose records cost no tokens or no calls."""
     return 0
+
+
+def nothing(_: Any) -> dict[str, Any]:
+    """Spend nothing beside time: for stages that ask no judge."""
+    return {}
 
 
 def one(_: Any) -> int:
@@ -109,6 +118,7 @@ def run_shards(
     isolate: bool,
     tokens: Callable[[R], int] = none,
     calls: Callable[[R], int] = none,
+    spent: Callable[[Any], dict[str, Any]] = nothing,
     units_per_item: int = 1,
     workers: int = 1,
     label: str | None = None,
@@ -132,6 +142,7 @@ def run_shards(
                 work=work,
                 tokens=tokens,
                 calls=calls,
+                spent=spent,
                 costs=costs,
             )
             for share in shares
@@ -149,25 +160,31 @@ def run_shards(
 def _do_shards(job: ShardJob, advance: Advance) -> None:
     shared = job.start()
     for path, group in zip(job.paths, job.groups, strict=True):
-        began = time.perf_counter()
-        records = job.work(shared, group, advance)
-        seconds = time.perf_counter() - began
-        append_cost(
-            job.costs,
-            Cost(
-                arm=job.place.arm,
-                iteration=job.place.iteration,
-                stage=job.place.stage,
-                part=path.stem,
-                seconds=seconds,
-                device_seconds=seconds * devices(),
-                items=len(group),
-                tokens=sum(map(job.tokens, records)),
-                judge_calls=sum(map(job.calls, records)),
-                peak_memory=peak_memory(),
-            ),
-        )
+        began, before, records = time.perf_counter(), job.spent(shared), None
+        try:
+            records = job.work(shared, group, advance)
+        finally:
+            spent = {name: value - before[name] for name, value in job.spent(shared).items()}
+            if records is not None or any(spent.values()):  # what a failed shard spent is spent all the same
+                _book(job, path.stem, len(group), records or [], time.perf_counter() - began, spent)
         write_shard(path, job.record_type, records)
+
+
+def _book(job: ShardJob, part: str, items: int, records: Sequence[Any], seconds: float, spent: dict[str, Any]) -> None:
+    cost = Cost(
+        arm=job.place.arm,
+        iteration=job.place.iteration,
+        stage=job.place.stage,
+        part=part,
+        seconds=seconds,
+        device_seconds=seconds * devices(),
+        items=items,
+        tokens=sum(map(job.tokens, records)),
+        judge_calls=sum(map(job.calls, records)),
+        peak_memory=peak_memory(),
+        **spent,
+    )
+    append_cost(job.costs, cost)
 
 
 def devices() -> int:

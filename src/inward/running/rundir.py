@@ -4,7 +4,7 @@ runs/<name>/
   recipe.toml  config.json  provenance.json  costs.jsonl  summary.json
   <arm>/iter_000/                the seed's evaluation
   <arm>/iter_001/  prompts/ outputs/ verdicts/ scores/ pairs/ reference/   Parquet shards
-                   pairing.json  checkpoints/  validation/  model/  evaluation.json
+                   judges.json  pairing.json  checkpoints/  validation/  model/  evaluation.json
   comparison/iter_001.json       both arms side by side
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +28,13 @@ from inward.config import Recipe, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
-HARMLESS = ("execution.isolate", "judge_limits", "training.trackers", "training.tracker_project", "training.tracker_run")
-"""Settings, and tables of them, that cannot alter what is stored. `iterations` may change as well, but not to fewer than have
-begun: prompts are drawn the same way."""
+HARMLESS = re.compile(
+    r"execution\.isolate|judge_limits\..*|training\.(trackers|tracker_project|tracker_run)|(validation\.)?judge\.(\w+\.)*"
+    r"(cache|endpoint\.(concurrency|key_env|timeout_s|retries|price_in|price_out))"
+)
+"""Settings that cannot alter what is stored: how a stage is run, whether a verdict is looked up or asked, and how an endpoint
+is asked and paid (what it answers is not in our hands). `iterations` may change as well, but not to fewer than have begun:
+prompts are drawn the same way."""
 START_UP = (".lock", "config.json", "costs.jsonl", "provenance.json", "recipe.toml")
 """What a run directory holds before any stage has stored a record."""
 PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
@@ -180,7 +185,7 @@ def _begun(run: RunDir) -> bool:
 
 def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
     before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and not _harmless(key)]
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and not HARMLESS.fullmatch(key)]
     begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
     if "iterations" in changed and wanted.iterations >= begun:
         changed.remove("iterations")
@@ -192,13 +197,11 @@ def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
         )
 
 
-def _harmless(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-
-
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict) and tree:
         return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+    if isinstance(tree, list) and tree and all(isinstance(item, dict) for item in tree):
+        return _flat({str(n): item for n, item in enumerate(tree)}, prefix)
     return {prefix: json.dumps(tree) if isinstance(tree, list) else tree}
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.config import JudgeSettings
+from inward.config import CombinedJudge, JudgeSettings
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
 from inward.running.costs import read_costs
 from inward.running.execute import Silent, cut, in_processes, one, run_shards
@@ -24,7 +24,9 @@ from inward.running.work import (
     draw_outputs,
     find_response_starts,
     judge_shard,
+    measure_tokens,
     reference_shard,
+    spent_by,
     start_engine,
     start_judge,
     start_reference,
@@ -33,6 +35,7 @@ from inward.running.work import (
 from inward.storage import read_json, write_json
 
 if TYPE_CHECKING:
+    from inward.sampling.lengths import Measure
     from inward.training.examples import Example, ReferenceLogps
 
 
@@ -47,34 +50,41 @@ def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     return _sample(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
 
-def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output]) -> list[Verdict]:
-    """Have the responses judged, whole groups of K together."""
-    return _judge(at, at.folder / "verdicts", prompts, outputs, at.run.recipe.judge, stage="verdicts")
+def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output], model: Path) -> list[Verdict]:
+    """Have the responses judged, whole groups of K together; `judges.json` says on how many prompts each of several ruled."""
+    from inward.judging.stage import rulers
+
+    verdicts = _judge(
+        at, at.folder / "verdicts", prompts, outputs, at.run.recipe.judge, stage="verdicts", measure=_measure(at, model)
+    )
+    if isinstance(at.run.recipe.judge, CombinedJudge):
+        write_json(at.folder / "judges.json", rulers(verdicts))
+    return verdicts
 
 
 def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
+    from inward.judging import battle_prior
     from inward.judging.limits import check_limits
     from inward.judging.stage import require_some_scores, score_outputs
 
-    judge = at.run.recipe.judge
-    prior = judge.prior if judge.kind == "pairwise" else None
-    work = partial(score_outputs, outputs, prior=prior)
+    work = partial(score_outputs, outputs, prior=battle_prior(at.run.recipe.judge))
     scores = _whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
     require_some_scores(scores)
     check_limits(outputs, verdicts, scores, at.run.recipe.judge_limits, where=f"{at.arm} iteration {at.t}")
     return scores
 
 
-def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score]) -> list[Pair]:
+def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score], model: Path) -> list[Pair]:
     """Make the pairs; `pairing.json` counts them and says why the other prompts gave none."""
     from inward.errors import TrainingError
     from inward.pairing.pair import Pairing, describe, pair_outputs
 
-    settings, seed = at.run.recipe.pairing, at.seed("pairs")
+    settings, seed, measure = at.run.recipe.pairing, at.seed("pairs"), _measure(at, model)
 
     def work(items: Sequence[Score]) -> list[Pair]:
-        pairing: Pairing = pair_outputs(outputs, items, settings, seed=seed)
-        write_json(at.folder / "pairing.json", describe(pairing, outputs))
+        lengths = None if measure is None else measure(outputs)
+        pairing: Pairing = pair_outputs(outputs, items, settings, seed=seed, lengths=lengths)
+        write_json(at.folder / "pairing.json", describe(pairing, outputs, lengths=lengths))
         return list(pairing.pairs)
 
     pairs = _whole(at, "pairs", Pair, scores, work, identify=lambda score: score.output_id)
@@ -321,7 +331,14 @@ def _sample(
 
 
 def _judge(
-    at: At, folder: Path, prompts: Sequence[Prompt], outputs: Sequence[Output], judge: JudgeSettings, *, stage: str
+    at: At,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    outputs: Sequence[Output],
+    judge: JudgeSettings,
+    *,
+    stage: str,
+    measure: Measure | None = None,
 ) -> list[Verdict]:
     from inward.judging import loads_model
 
@@ -334,14 +351,22 @@ def _judge(
         identify=lambda output: content_id(output.id, output.text),  # what was judged, not only which
         place=at.place(stage),
         start=partial(start_judge, recipe, judge),
-        work=partial(judge_shard, tuple(prompts)),
+        work=partial(judge_shard, tuple(prompts), measure),
         costs=at.run.dir.costs,
         reporter=at.run.reporter,
         unit="outputs",
         isolate=at.run.isolate and heavy,
         workers=recipe.execution.workers if heavy else 1,
         calls=one,
+        spent=spent_by,
     )
+
+
+def _measure(at: At, model: Path) -> Measure | None:
+    """Return what measures outputs in the unit that the recipe asks for, None for characters."""
+    if at.run.recipe.pairing.length == "characters":
+        return None
+    return partial(measure_tokens, model, at.run.recipe.model.trust_remote_code)
 
 
 def _length(output: Output) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import Recipe
-from inward.running.costs import Cost, seconds_by_stage
+from inward.running.costs import Cost, seconds_by_stage, spent_on_judging
 from inward.running.rundir import RunDir
 from inward.storage import read_json
 
@@ -30,12 +30,14 @@ FIGURES = (
 def summary(run: RunDir, recipe: Recipe, costs: Sequence[Cost]) -> dict[str, Any]:
     """Return seconds by stage, every arm's figures by iteration, and the arms against each other.
 
-    Lengths are in characters; intervals are 95% bootstrap intervals over validation prompts.
+    `judging` is what asking judges took: answers, tokens and money; verdicts from the cache took none. Lengths are in
+    characters; intervals are 95% bootstrap intervals over validation prompts.
     """
     return {
         "seconds": {name: round(seconds, 2) for name, seconds in seconds_by_stage(map(_merged, costs)).items()},
         "tokens": sum(cost.tokens for cost in costs),
         "judge_calls": sum(cost.judge_calls for cost in costs),
+        "judging": spent_on_judging(costs),
         "arms": {arm: [_iteration(run.iteration(arm, t), t) for t in run.iterations(arm)] for arm in recipe.arms},
         "thinking_minus_direct": [
             {"iteration": int(path.stem[5:]), **read_json(path)}
@@ -58,6 +60,7 @@ def _iteration(folder: Path, t: int) -> dict[str, Any]:
         stored = read_json(folder / "evaluation.json")
         chosen = stored["evaluations"][stored["chosen"]]
         row |= {"checkpoint": stored["chosen"], **{key: chosen[key] for key in FIGURES}}
-    if (folder / "pairing.json").exists():
-        row |= read_json(folder / "pairing.json")
+    for name in ("judges.json", "pairing.json"):
+        if (folder / name).exists():
+            row |= read_json(folder / name)
     return row

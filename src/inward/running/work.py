@@ -18,7 +18,9 @@ from inward.running.costs import Cost, append_cost, peak_memory
 from inward.running.execute import Advance, Place, devices
 
 if TYPE_CHECKING:
+    from inward.judging.judge import Judge
     from inward.sampling.engine import Engine
+    from inward.sampling.lengths import Length, Measure
     from inward.training.examples import Example, ReferenceLogps
     from inward.training.reference import Reference
 
@@ -72,7 +74,7 @@ def draw_outputs(
     )
 
 
-def start_judge(recipe: Recipe, settings: JudgeSettings) -> Any:
+def start_judge(recipe: Recipe, settings: JudgeSettings) -> Judge:
     from inward.judging import loads_model, make_judge
 
     if loads_model(settings):
@@ -81,11 +83,15 @@ def start_judge(recipe: Recipe, settings: JudgeSettings) -> Any:
     return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho)
 
 
-def judge_shard(prompts: Sequence[Prompt], judge: Any, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
+def judge_shard(
+    prompts: Sequence[Prompt], measure: Measure | None, judge: Judge, outputs: Sequence[Output], advance: Advance
+) -> list[Verdict]:
+    """Have a shard's outputs judged; `measure` gives the lengths that length control goes by, characters unless given."""
     from inward.judging.stage import judge_outputs
 
     wanted = {output.prompt_id for output in outputs}
-    verdicts = judge_outputs([prompt for prompt in prompts if prompt.id in wanted], outputs, judge)
+    lengths = None if measure is None else {id_: length.response for id_, length in measure(outputs).items()}
+    verdicts = judge_outputs([prompt for prompt in prompts if prompt.id in wanted], outputs, judge, lengths=lengths)
     advance(len(outputs), 0)
     return verdicts
 
@@ -105,6 +111,31 @@ def start_reference(recipe: Recipe, model: Path) -> Reference:
 
     prepare(recipe)
     return load_reference(model, recipe.training, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
+
+
+def spent_by(judge: Judge) -> dict[str, Any]:
+    """Return what a judge has spent so far, by the names of the fields of a cost row."""
+    from dataclasses import asdict
+
+    return {f"judge_{name}": value for name, value in asdict(judge.costs()).items()}
+
+
+def measure_tokens(model: Path, trust_remote_code: bool, outputs: Sequence[Output]) -> dict[str, Length]:
+    """Return the lengths of responses and thoughts in tokens, of outputs sampled by the tokenizer of `model`."""
+    from inward.sampling.lengths import token_length
+    from inward.sampling.transformers_engine import plain_text
+
+    tokenizer = _tokenizer(model, trust_remote_code)
+    special = frozenset(tokenizer.all_special_ids)
+    return {output.id: token_length(output, functools.partial(plain_text, tokenizer), special) for output in outputs}
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(model: Path, trust_remote_code: bool) -> Any:
+    """Load a tokenizer, once for all shards of a stage."""
+    from inward.sampling.transformers_engine import load_tokenizer
+
+    return load_tokenizer(model, trust_remote_code=trust_remote_code)
 
 
 def reference_shard(
