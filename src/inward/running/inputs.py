@@ -38,6 +38,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     from inward.prompts.draw import check_lengths, draw
     from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
     from inward.thought import messages
+    from inward.training.memory import check_memory
     from inward.training.trackers import require_packages
 
     recipe = run.recipe
@@ -52,6 +53,13 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
     require_packages(recipe.training)
+    check_memory(
+        seed,
+        recipe.training,
+        dtype=recipe.model.dtype,
+        tokens=recipe.training.batch_tokens,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:
         check_judge(judge, prompts)
     for note in (*loaded.notes, *notes):

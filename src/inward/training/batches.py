@@ -91,6 +91,11 @@ def held_tokens(examples: Sequence[Example], batching: Batching) -> int:
     return sum(example.tokens if batching == "packed" else example.unique_tokens for example in examples)
 
 
+def most_tokens(examples: Sequence[Example], settings: TrainingSettings) -> int:
+    """Return the most token positions that a micro-batch can come to hold: the budget, or a pair beyond it."""
+    return max(settings.batch_tokens, *(held_tokens([example], settings.batching) for example in examples))
+
+
 def collate(examples: Sequence[Example], device: torch.device, batching: Batching = "padded") -> Batch:
     """Lay out a micro-batch. Sequences are numbered chosen first, then the rejected ones in the same order."""
     tokens, layout, starts_R, prompt_ends_R = _padded(examples) if batching == "padded" else _packed(examples, batching)

@@ -1,4 +1,4 @@
-"""How much memory a training will take, reckoned before it starts, and whether the machine has it.
+"""How much memory a training will take, reckoned before it starts, and what to do when it runs out all the same.
 
 An estimate: what is held for certain (weights, gradients, optimiser), and the activations of a decoder layer with gated
 feed-forward as `transformers` keeps them for the backward pass. The peak of a process is about a quarter higher: it holds the
@@ -8,18 +8,26 @@ looks tight: other programs may go.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from inward.config import TrainingSettings
-from inward.errors import UsageError
+from inward.errors import TrainingError, UsageError
 from inward.hardware import device, total_memory
+from inward.training.batches import held_tokens, micro_batches
+from inward.training.examples import Example
 from inward.training.logps import CHUNK_LOGITS
 from inward.training.weights import working_dtype
 
+if TYPE_CHECKING:
+    from inward.training.trainee import Trainee
+
+log = logging.getLogger(__name__)
 GIB = 2**30
 
 
@@ -59,7 +67,9 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
     return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=2 * size * CHUNK_LOGITS + head)
 
 
-def check_memory(model_path: Path, settings: TrainingSettings, *, dtype: str, tokens: int) -> Needs | None:
+def check_memory(
+    model_path: Path, settings: TrainingSettings, *, dtype: str, tokens: int, trust_remote_code: bool = False
+) -> Needs | None:
     """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate.
 
     None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors).
@@ -67,8 +77,10 @@ def check_memory(model_path: Path, settings: TrainingSettings, *, dtype: str, to
     from transformers import AutoConfig
 
     parameters = _parameters(model_path)
-    config = AutoConfig.from_pretrained(model_path).get_text_config() if parameters else None
-    if config is None or not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
+    if not parameters:
+        return None
+    config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
+    if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
         return None
     needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens)
     there = total_memory(device())
@@ -79,6 +91,39 @@ def check_memory(model_path: Path, settings: TrainingSettings, *, dtype: str, to
         f"gradients, {needs.optimiser / GIB:.1f} for the optimiser, {needs.activations / GIB:.1f} for the activations of "
         f"{tokens} tokens. The machine has {there / GIB:.1f}. Lower training.batch_tokens, set "
         "training.gradient_checkpointing = true, or train an adapter with training.lora"
+    )
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many tokens are computed at once: `training.batch_tokens`, until memory runs out."""
+
+    tokens: int
+
+
+def shrink(budget: Budget, pairs: Sequence[Example], trainee: Trainee) -> None:
+    """After memory ran out: let go of what the step had come to, and halve the budget below what it just was.
+
+    The step that follows has the same pairs, the same mean and the same dropout, so only rounding differs. Raises TrainingError
+    where one pair alone is too much.
+    """
+    tried = max(held_tokens(micro, trainee.batching) for micro in micro_batches(pairs, budget.tokens, trainee.batching))
+    trainee.optimiser.zero_grad(set_to_none=True)
+    trainee.model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if max(held_tokens([pair], trainee.batching) for pair in pairs) >= tried:
+        raise TrainingError(
+            f"a pair of {tried} tokens does not fit into memory by itself. Set training.gradient_checkpointing = true, train "
+            "an adapter with training.lora, or sample shorter outputs (sampling.max_new_tokens); what was trained so far is kept"
+        )
+    budget.tokens = tried // 2
+    log.warning(
+        "out of memory: from here on %d tokens are computed at a time instead of %d. The pairs of a step stay the same; set "
+        "training.batch_tokens = %d to begin with it",
+        budget.tokens,
+        tried,
+        budget.tokens,
     )
 
 

@@ -28,11 +28,12 @@ from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
 from inward.hardware import measured_peak
 from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
-from inward.training.batches import collate, micro_batches, steps_from, steps_per_epoch
+from inward.training.batches import collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
 from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.logps import sequence_logps
+from inward.training.memory import Budget, check_memory, shrink
 from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
@@ -55,6 +56,7 @@ class Job:
     settings: TrainingSettings
     out: Path
     seed: int
+    budget: Budget
 
     def epoch(self, number: int) -> Path:
         return self.out / f"epoch_{number:02d}"
@@ -97,10 +99,13 @@ def train(
         settings=settings,
         out=out,
         seed=seed,
+        budget=Budget(settings.batch_tokens),
     )
     _claim(job, dtype)
     done = saved_step(out / "state")
     if not _finished(job):
+        tokens = most_tokens(examples, settings)
+        check_memory(model_path, settings, dtype=dtype, tokens=tokens, trust_remote_code=trust_remote_code)
         trainee = make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code)
         with tracking(settings, out, name=name, done=done) as tell:
             _run(job, trainee, tell, on_step)
@@ -155,7 +160,7 @@ def _finished(job: Job) -> bool:
 
 def _held_out(job: Job, trainee: Trainee, epoch: int) -> HeldOut:
     """Measure the held-out pairs."""
-    micros = micro_batches(job.held_out, job.settings.batch_tokens, trainee.batching)
+    micros = micro_batches(job.held_out, job.budget.tokens, trainee.batching)
     with torch.no_grad(), evaluating(trainee.model):
         terms = [term for micro in micros for term in _pair_losses(job, trainee, micro)[1]]
     return summarise_held_out(terms, epoch)
@@ -165,15 +170,10 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     """Take one optimiser step: the mean of the loss over all pairs of its micro-batches."""
     started = time.perf_counter()
     settings = job.settings
-    terms: list[PairTerms] = []
-    with seeded(job.seed, step):
-        for micro in micro_batches(pairs, settings.batch_tokens, trainee.batching):
-            loss_B, found = _pair_losses(job, trainee, micro)
-            terms += found
-            if not all(math.isfinite(term.loss) for term in found):
-                _stop(job, "the loss", step, epoch, micro, terms)
-            torch.autograd.backward(loss_B.sum() / len(pairs))
-            collect_gradients(trainee.weights)
+    terms = _gradients(job, trainee, pairs, step, epoch)
+    while terms is None:  # out of memory: the same step, fewer tokens at a time
+        shrink(job.budget, pairs, trainee)
+        terms = _gradients(job, trainee, pairs, step, epoch)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
     if not math.isfinite(grad_norm):
         _stop(job, "the gradient", step, epoch, pairs, terms)
@@ -195,6 +195,23 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         flops=trainee.work.step(pairs),
         peak_flops=measured_peak(trainee.model.dtype, trainee.model.device),
     )
+
+
+def _gradients(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch: int) -> list[PairTerms] | None:
+    """Leave the gradient of the pairs' mean loss in the masters and return the pairs' terms, None if memory ran out."""
+    terms: list[PairTerms] = []
+    try:
+        with seeded(job.seed, step):
+            for micro in micro_batches(pairs, job.budget.tokens, trainee.batching):
+                loss_B, found = _pair_losses(job, trainee, micro)
+                terms += found
+                if not all(math.isfinite(term.loss) for term in found):
+                    _stop(job, "the loss", step, epoch, micro, terms)
+                torch.autograd.backward(loss_B.sum() / len(pairs))
+                collect_gradients(trainee.weights)
+    except torch.OutOfMemoryError:
+        return None  # outside of this block nothing holds on to the graph any more
+    return terms
 
 
 def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, list[PairTerms]]:
