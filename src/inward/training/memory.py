@@ -115,7 +115,7 @@ def shrink(budget: Budget, pairs: Sequence[Example], trainee: Trainee) -> None:
     if max(held_tokens([pair], trainee.batching) for pair in pairs) >= tried:
         raise TrainingError(
             f"a pair of {tried} tokens does not fit into memory by itself. Set training.gradient_checkpointing = true, train "
-            "an adapter with training.lora, or sample shorter outputs (sampling.max_new_tokens); what was trained so far is kept"
+            "an adapter with training.lora, or sample shorter outputs (sampling.max_new_tokens). What was trained is kept"
         )
     budget.tokens = tried // 2
     log.warning(
