@@ -98,7 +98,8 @@ judge = {{ kind = "verifiable" }}
 
 
 def behind(url: str) -> str:
-    return f'kind = "pairwise"\nendpoint = {{ base_url = "{url}", model = "any" }}'
+    # what is not asked twice here is so by the audit's own folder: the cache of verdicts would know it as well
+    return f'kind = "pairwise"\ncache = false\nendpoint = {{ base_url = "{url}", model = "any" }}'
 
 
 def gold_file(folder: Path, count: int, name: str = "gold.jsonl", **fields: Any) -> Path:
@@ -280,7 +281,7 @@ def test_a_runs_stored_verdicts_and_limits_that_stop_it(
 ) -> None:
     settings, run = write_recipe(tmp_path), RunDir(tmp_path / "run")
     with server(longer) as (url, asked):
-        judge = f'judge={{ kind = "pairwise", endpoint = {{ base_url = "{url}", model = "any" }} }}'
+        judge = f'judge={{ kind = "pairwise", cache = false, endpoint = {{ base_url = "{url}", model = "any" }} }}'
         command = ("run", str(settings), judge, VALIDATION, "arms=['direct']", "--out", str(run.root), "judge_limits.prompts=4")
         assert forks.run(*command, "judge_limits.max_length_correlation=0.1") == {"code": 1}, forks.log.read_text()
         said = forks.log.read_text()

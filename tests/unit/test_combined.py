@@ -333,3 +333,11 @@ def test_a_recipe_makes_real_judges_of_judges(tmp_path: Path) -> None:
     judge = make_judge(parse(twice).judge)
     assert isinstance(judge, Routed)
     assert judge.parts[0].judge is judge.parts[1].judge, "no model is held twice"
+
+
+def test_an_audit_of_routes_says_what_to_audit_instead() -> None:
+    from inward.running.audit import audited
+
+    with pytest.raises(UsageError, match=r"judge\.kind = 'routed'.*judge of one route"):
+        audited(parse(ROUTED).judge)
+    assert audited(parse(PANEL).judge) == parse(PANEL).judge

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inward.config import JudgeSettings, PairwiseJudge, Recipe
+from inward.config import JudgeSettings, PairwiseJudge, Recipe, RoutedJudge
+from inward.errors import UsageError
+from inward.judging import battle_prior
 from inward.judging.audit import Audit, audit
 from inward.judging.gold import GoldPair
 from inward.judging.stage import score_outputs
@@ -25,7 +27,7 @@ from inward.running.inputs import fingerprint
 from inward.running.run import Run
 from inward.running.rundir import RunDir, locked
 from inward.running.shards import read_stage
-from inward.running.work import start_judge
+from inward.running.work import spent_by, start_judge
 
 SHARD = 32
 """Pairs a shard: what a kill loses at most. A multiple of it as a limit makes no shard that a larger limit does not have."""
@@ -48,7 +50,7 @@ def audit_run(run: RunDir, recipe: Recipe) -> list[Stage]:
     found = []
     for arm in recipe.arms:
         for t in run.iterations(arm):
-            prior = recipe.judge.prior if isinstance(recipe.judge, PairwiseJudge) else None
+            prior = battle_prior(recipe.judge)
             for name, folder in _judged(run.iteration(arm, t)):
                 complete, audited = _audit_folder(folder, prior if name == SAMPLES else None)
                 found.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
@@ -96,6 +98,7 @@ def ask_gold(recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, re
             isolate=heavy and run.isolate,
             workers=recipe.execution.workers if heavy else 1,
             calls=one,
+            spent=spent_by,
             label=f"asking about {name}",
         )
 
@@ -109,7 +112,15 @@ def gold_shard(judge: Any, pairs: Sequence[GoldPair], advance: Advance) -> list[
 
 
 def audited(judge: JudgeSettings) -> JudgeSettings:
-    """Return the judge as an audit asks it: a pairwise one in both orders, whatever its tournament would leave out."""
+    """Return the judge as an audit asks it: a pairwise one in both orders, whatever its tournament would leave out.
+
+    Raises UsageError for a routed judge: what gold data would take which route nobody has said.
+    """
+    if isinstance(judge, RoutedJudge):
+        raise UsageError(
+            "judge.kind = 'routed' is several judges, and gold data says nothing of routes: put the judge of one route into "
+            "the recipe as judge, and audit that"
+        )
     return judge.model_copy(update={"scheme": "full"}) if isinstance(judge, PairwiseJudge) else judge
 
 
