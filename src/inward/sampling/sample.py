@@ -58,7 +58,7 @@ def sample(
             decoding,
             seed=seed if attempt == 1 else seed_for(seed, "again", attempt),
             scaffold=scaffold,
-            progress=progress,
+            progress=progress if attempt == 1 else _only_tokens(progress),
         )
         broken: dict[str, list[int]] = {prompt_id: [] for prompt_id in wanted}
         for completion in drawn:
@@ -69,6 +69,11 @@ def sample(
                 broken[completion.request_id].append(index)
         wanted = broken
     return [outputs[prompt.id, index] for prompt in prompts for index in range(k)]
+
+
+def _only_tokens(progress: Progress | None) -> Progress | None:
+    """Count the tokens of outputs that are drawn again, but not the outputs, or more would be done than there are to do."""
+    return progress and (lambda _, tokens: progress(0, tokens))
 
 
 def _output(fmt: ThoughtFormat, completion: Completion, prompt_tokens: tuple[int, ...], index: int) -> Output:
