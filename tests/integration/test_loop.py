@@ -44,6 +44,25 @@ def test_processes_do_not_change_a_byte(place: tuple[Path, Forks], tmp_path: Pat
             assert shared[name] == content, name
 
 
+def test_processes_share_a_training_and_another_number_goes_on(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    """Two processes measure in every step what one does; the run is then the same one, finished, to a single process."""
+    arm = "arms=['thinking']"
+    steps = []
+    for out, processes in (("one", 1), ("two", 2)):
+        done = run(place, tmp_path / out, arm, f"execution.processes={processes}")
+        lines = (done.iteration("thinking", 1) / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+        steps.append([json.loads(line) for line in lines])
+    assert len(steps[0]) == len(steps[1]) > 1
+    for ours, theirs in zip(*steps, strict=True):
+        for name in ("loss", "grad_norm", "chosen_logp", "rejected_logp", "margin"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), (ours["step"], name)
+    before = contents(done.root)
+    after = contents(run(place, tmp_path / "two", arm, "execution.processes=1").root)
+    assert {name for name in before if before[name] != after[name]} == {"config.json"}
+    costs = [json.loads(line) for line in done.costs.read_text().splitlines()]
+    assert sum(cost["stage"] == "training" for cost in costs) == 1
+
+
 def test_two_iterations_go_on_from_each_other(place: tuple[Path, Forks], tmp_path: Path) -> None:
     sizes = ("prompts.per_iteration=4", "prompts.validation=4")
     done = run(place, tmp_path / "run", "iterations=2", *sizes)

@@ -41,7 +41,9 @@ def run(
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
             reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
             compact(directory.costs)
-            run_loop(Run(settings, directory, reporter))
+            started = Run(settings, directory, reporter)
+            assert started.processes  # more than there are GPUs: to be said before the first stage, not at the last
+            run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:
         reporter.close()

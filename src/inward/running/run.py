@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inward.config import Recipe
+from inward.errors import UsageError
 from inward.running.execute import Place, Reporter, devices
 from inward.running.rundir import RunDir
 
@@ -25,6 +26,19 @@ class Run:
 
         wish = self.recipe.execution.isolate
         return wish if wish is not None else devices() > 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes share a step of training. Raises UsageError for more than there are GPUs, if there are any."""
+        import torch
+
+        wish, gpus = self.recipe.execution.processes, torch.cuda.device_count()
+        if wish is not None and wish > gpus > 0:
+            raise UsageError(
+                f"execution.processes = {wish} needs as many GPUs, one for each, and there are {gpus}: "
+                f"set it to {gpus} or fewer, or leave it out"
+            )
+        return wish or max(1, gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     from inward.training.batches import steps_per_epoch
     from inward.training.checkpoint import stored_epochs
     from inward.training.early_stop import hold_out
+    from inward.training.team import seats
 
     run, out = at.run, at.folder / "checkpoints"
     settings = run.recipe.training
@@ -153,10 +154,13 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         at.place("training"),
         run.dir.costs,
     )
-    if run.isolate:
-        in_processes(train_model, [call], advance=run.reporter.advance, label=label)
+    if run.processes > 1:
+        with seats(run.processes) as taken:
+            in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=label)
+    elif run.isolate:
+        in_processes(train_model, [(*call, None)], advance=run.reporter.advance, label=label)
     else:
-        train_model(*call, run.reporter.advance)
+        train_model(*call, None, run.reporter.advance)
     run.reporter.end()
     return stored_epochs(out)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from inward.sampling.lengths import Length, Measure
     from inward.training.examples import Example, ReferenceLogps
     from inward.training.reference import Reference
+    from inward.training.team import Seat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,28 +159,35 @@ def train_model(
     seed: int,
     place: Place,
     costs: Path,
+    seat: Seat | None,
     advance: Advance,
 ) -> None:
+    """Train, alone or as the process that takes `seat`; what it came to is booked by the main one."""
     from inward.training.metrics import StepMetrics, read_metrics
+    from inward.training.team import ALONE, seated
     from inward.training.train import train
 
-    prepare(recipe)
+    prepare(recipe, seat.size if seat else 1)
 
     def on_step(step: StepMetrics) -> None:
         advance(1, step.tokens)
 
-    train(
-        model,
-        examples,
-        reference,
-        recipe.training,
-        out,
-        seed=seed,
-        dtype=recipe.model.dtype,
-        trust_remote_code=recipe.model.trust_remote_code,
-        name=f"{recipe.training.tracker_run or costs.parent.name}-{place.arm}-iter_{place.iteration:03d}",
-        on_step=on_step,
-    )
+    with seated(seat) if seat else nullcontext(ALONE) as team:
+        train(
+            model,
+            examples,
+            reference,
+            recipe.training,
+            out,
+            seed=seed,
+            dtype=recipe.model.dtype,
+            trust_remote_code=recipe.model.trust_remote_code,
+            name=f"{recipe.training.tracker_run or costs.parent.name}-{place.arm}-iter_{place.iteration:03d}",
+            on_step=on_step,
+            team=team,
+        )
+    if not team.main:
+        return
     steps = read_metrics(out / "metrics.jsonl")  # of this call and of any that was killed before it
     seconds = sum(step.seconds for step in steps)
     cost = Cost(
@@ -187,7 +196,7 @@ def train_model(
         stage=place.stage,
         part="all",
         seconds=seconds,
-        device_seconds=seconds * devices(),
+        device_seconds=seconds * devices() * team.size,
         items=len(examples),
         tokens=sum(step.tokens for step in steps),
         judge_calls=0,

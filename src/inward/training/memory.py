@@ -68,10 +68,17 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
 
 
 def check_memory(
-    model_path: Path, settings: TrainingSettings, *, dtype: str, tokens: int, trust_remote_code: bool = False
+    model_path: Path,
+    settings: TrainingSettings,
+    *,
+    dtype: str,
+    tokens: int,
+    processes: int = 1,
+    trust_remote_code: bool = False,
 ) -> Needs | None:
-    """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate.
+    """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate for one process.
 
+    On processors `processes` share the memory; a GPU's belongs to one.
     None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors).
     """
     from transformers import AutoConfig
@@ -83,14 +90,14 @@ def check_memory(
     if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
         return None
     needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens)
-    there = total_memory(device())
+    there = total_memory(device()) // (processes if device().type == "cpu" else 1)
     if needs.total <= there:
         return needs
     raise UsageError(
         f"training {model_path} would take about {needs.total / GIB:.1f} GiB: {needs.weights / GIB:.1f} for weights and "
         f"gradients, {needs.optimiser / GIB:.1f} for the optimiser, {needs.activations / GIB:.1f} for the activations of "
-        f"{tokens} tokens. The machine has {there / GIB:.1f}. Lower training.batch_tokens, set "
-        "training.gradient_checkpointing = true, or train an adapter with training.lora"
+        f"{tokens} tokens. {'The machine' if processes == 1 else 'Each process'} has {there / GIB:.1f}. Lower "
+        "training.batch_tokens, set training.gradient_checkpointing = true, or train an adapter with training.lora"
     )
 
 

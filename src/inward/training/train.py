@@ -8,16 +8,18 @@
 
 A kill at any instant loses the steps since the last saved state and nothing else. On the CPU with the same number of
 threads the resumed run stores the very bytes of an uninterrupted one (only `seconds` differ).
+
+Several processes may share the steps (`team`). What is stored is the same up to rounding, and the states are: a training
+can go on with another number of processes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,41 +27,26 @@ import torch
 from torch import Tensor
 
 from inward.config import TrainingSettings
-from inward.errors import RunChangedError, TrainingError
+from inward.errors import TrainingError
 from inward.hardware import measured_peak
-from inward.storage import read_json, remove, remove_leftovers, storage_errors, write_bytes, write_json
+from inward.storage import remove, write_bytes
 from inward.training.batches import collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
 from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
+from inward.training.job import Job, claim
 from inward.training.logps import sequence_logps
 from inward.training.memory import Budget, check_memory, shrink
 from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
+from inward.training.team import ALONE, Team
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
 
 if TYPE_CHECKING:
     pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Everything a run of training is given."""
-
-    model_path: Path
-    examples: tuple[Example, ...]
-    held_out: tuple[Example, ...]
-    reference: Mapping[str, ReferenceLogps]
-    settings: TrainingSettings
-    out: Path
-    seed: int
-    budget: Budget
-
-    def epoch(self, number: int) -> Path:
-        return self.out / f"epoch_{number:02d}"
 
 
 def train(
@@ -74,10 +61,12 @@ def train(
     trust_remote_code: bool = False,
     name: str = "inward",
     on_step: Callable[[StepMetrics], None] | None = None,
+    team: Team = ALONE,
 ) -> list[Path]:
     """Train on the examples and return the checkpoints, one an epoch; go on where an earlier call was stopped.
 
     `name` is the run's at the trackers. `on_step` is called after each step taken now, not for those of an earlier call.
+    With a `team`, all its processes call this with the same arguments, and the main one writes.
     Raises TrainingError (no examples, a loss or gradient that is not finite), RunChangedError (`out` was made from something
     else), StorageError, UsageError.
     """
@@ -100,42 +89,59 @@ def train(
         out=out,
         seed=seed,
         budget=Budget(settings.batch_tokens),
+        team=team,
     )
-    _claim(job, dtype)
-    done = saved_step(out / "state")
-    if not _finished(job):
+    done, finished = team.agree(lambda: _begin(job, dtype))
+    if not finished:
         tokens = most_tokens(examples, settings)
-        check_memory(model_path, settings, dtype=dtype, tokens=tokens, trust_remote_code=trust_remote_code)
+        check_memory(model_path, settings, dtype=dtype, tokens=tokens, processes=team.size, trust_remote_code=trust_remote_code)
         trainee = make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code)
         with tracking(settings, out, name=name, done=done) as tell:
-            _run(job, trainee, tell, on_step)
-    remove(out / "state")
+            _run(job, trainee, done, tell, on_step)
+    team.wait()
+    if team.main:
+        remove(out / "state")
     return stored_epochs(out)
 
 
-def _run(job: Job, trainee: Trainee, tell: Tell, on_step: Tell | None) -> None:
+def _begin(job: Job, dtype: str) -> tuple[int, bool]:
+    """Make `out` ready to go on in; return the steps done so far, and whether there are no more to do."""
+    claim(job, dtype)
+    done = saved_step(job.out / "state")
+    finished = _finished(job)
+    if not finished:
+        cut_metrics(job.out / "metrics.jsonl", done)
+    return done, finished
+
+
+def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None) -> None:
     """Take the steps that are missing. An epoch's state is stored before its folder, which is then made from that state."""
-    state, metrics_path = job.out / "state", job.out / "metrics.jsonl"
+    state = job.out / "state"
     per_epoch = steps_per_epoch(job.examples, job.settings)
-    done = saved_step(state)
-    cut_metrics(metrics_path, done)
     if done:
         load_state(state, done, trainee.weights, trainee.optimiser)
         if _end_epoch(job, trainee, done, per_epoch):
             return
     for step, epoch, pairs in steps_from(done, job.examples, job.settings, seed=job.seed):
         metrics = _step(job, trainee, pairs, step, epoch)
-        append_metrics(metrics_path, metrics)
         done = step + 1
-        if done % job.settings.save_steps == 0 or done % per_epoch == 0:
-            sync_metrics(metrics_path)
-            save_state(state, done, trainee.weights, trainee.optimiser)
+        if job.team.main:
+            _store_step(job, trainee, metrics, ends_epoch=done % per_epoch == 0)
         ended = _end_epoch(job, trainee, done, per_epoch)
-        tell(metrics)
-        if on_step:
-            on_step(metrics)
+        if job.team.main:
+            tell(metrics)
+            if on_step:
+                on_step(metrics)
         if ended:
             return
+
+
+def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics, *, ends_epoch: bool) -> None:
+    path = job.out / "metrics.jsonl"
+    append_metrics(path, metrics)
+    if metrics.step % job.settings.save_steps == 0 or ends_epoch:
+        sync_metrics(path)
+        save_state(job.out / "state", metrics.step, trainee.weights, trainee.optimiser)
 
 
 def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
@@ -143,11 +149,13 @@ def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
     number, inside = divmod(done, per_epoch)
     if inside:
         return False
-    if not job.epoch(number).exists():
+    if job.team.main and not job.epoch(number).exists():
         write_checkpoint(trainee, job.model_path, job.epoch(number))
-    if job.held_out and len(read_held_out(job.out)) < number:
-        add_held_out(job.out, _held_out(job, trainee, number))
-    return _finished(job)
+    if bool(job.held_out) and job.team.agree(lambda: len(read_held_out(job.out)) < number):
+        found = _held_out(job, trainee, number)
+        if job.team.main:
+            add_held_out(job.out, found)
+    return job.team.agree(lambda: _finished(job))
 
 
 def _finished(job: Job) -> bool:
@@ -160,20 +168,26 @@ def _finished(job: Job) -> bool:
 
 def _held_out(job: Job, trainee: Trainee, epoch: int) -> HeldOut:
     """Measure the held-out pairs."""
-    micros = micro_batches(job.held_out, job.budget.tokens, trainee.batching)
+    micros = micro_batches(job.team.share(job.held_out), job.budget.tokens, trainee.batching)
     with torch.no_grad(), evaluating(trainee.model):
         terms = [term for micro in micros for term in _pair_losses(job, trainee, micro)[1]]
-    return summarise_held_out(terms, epoch)
+    return summarise_held_out([term for found in job.team.gather(terms) for term in found], epoch)
 
 
 def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch: int) -> StepMetrics:
     """Take one optimiser step: the mean of the loss over all pairs of its micro-batches."""
     started = time.perf_counter()
     settings = job.settings
-    terms = _gradients(job, trainee, pairs, step, epoch)
-    while terms is None:  # out of memory: the same step, fewer tokens at a time
-        shrink(job.budget, pairs, trainee)
-        terms = _gradients(job, trainee, pairs, step, epoch)
+    mine = job.team.share(pairs)
+    part = _gradients(job, trainee, mine, step, count=len(pairs))
+    while part is None:  # out of memory: the same step, fewer tokens at a time
+        shrink(job.budget, mine, trainee)
+        part = _gradients(job, trainee, mine, step, count=len(pairs))
+    parts = job.team.gather(part)
+    terms = [term for found, _ in parts for term in found]
+    if stopped := [example for _, micro in parts for example in micro]:
+        _stop(job, "the loss", step, epoch, stopped, terms)
+    job.team.sum_gradients(trainee.weights.master)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
     if not math.isfinite(grad_norm):
         _stop(job, "the gradient", step, epoch, pairs, terms)
@@ -193,25 +207,30 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         seconds=time.perf_counter() - started,
         referenced=settings.needs_reference,
         flops=trainee.work.step(pairs),
-        peak_flops=measured_peak(trainee.model.dtype, trainee.model.device),
+        peak_flops=job.team.size * measured_peak(trainee.model.dtype, trainee.model.device),
     )
 
 
-def _gradients(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch: int) -> list[PairTerms] | None:
-    """Leave the gradient of the pairs' mean loss in the masters and return the pairs' terms, None if memory ran out."""
+def _gradients(
+    job: Job, trainee: Trainee, mine: Sequence[Example], step: int, *, count: int
+) -> tuple[list[PairTerms], tuple[Example, ...]] | None:
+    """Leave this process's part of the gradient of the mean loss of `count` pairs in the masters; None if memory ran out.
+
+    Returns the terms of its pairs, and the micro-batch whose loss is not finite, after which it goes no further.
+    """
     terms: list[PairTerms] = []
     try:
-        with seeded(job.seed, step):
-            for micro in micro_batches(pairs, job.budget.tokens, trainee.batching):
+        with seeded(job.seed, step, *job.team.key):
+            for micro in micro_batches(mine, job.budget.tokens, trainee.batching):
                 loss_B, found = _pair_losses(job, trainee, micro)
                 terms += found
                 if not all(math.isfinite(term.loss) for term in found):
-                    _stop(job, "the loss", step, epoch, micro, terms)
-                torch.autograd.backward(loss_B.sum() / len(pairs))
+                    return terms, micro
+                torch.autograd.backward(loss_B.sum() / count)
                 collect_gradients(trainee.weights)
     except torch.OutOfMemoryError:
         return None  # outside of this block nothing holds on to the graph any more
-    return terms
+    return terms, ()
 
 
 def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, list[PairTerms]]:
@@ -223,40 +242,8 @@ def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[
     return loss_B, pair_terms(batch.pair_ids, columns)
 
 
-def _claim(job: Job, dtype: str) -> None:
-    """Make `out`, refuse one that was made from something else, and clear what a killed call left behind."""
-    files = sorted(path for path in job.model_path.glob("*") if path.suffix in (".safetensors", ".bin", ".json"))
-    examples = (*job.examples, *job.held_out)
-    identity = {
-        "examples": _digest([asdict(example) for example in sorted(examples, key=lambda example: example.pair_id)]),
-        "reference": _digest([asdict(job.reference[pair_id]) for pair_id in sorted(job.reference)]),
-        "model": _digest([(path.name, path.stat().st_size) for path in files]),
-        "settings": job.settings.model_dump(mode="json", exclude={"trackers", "tracker_project", "tracker_run"}),
-        "seed": job.seed,
-        "dtype": dtype,
-    }
-    path = job.out / "training.json"
-    with storage_errors(job.out):
-        job.out.mkdir(parents=True, exist_ok=True)
-        (job.out / "bad_batch.json").unlink(missing_ok=True)
-    remove_leftovers(job.out)
-    if not path.exists():
-        write_json(path, identity)
-        return
-    before = read_json(path)
-    changed = [key for key in identity if before.get(key) != identity[key]]
-    if changed:
-        raise RunChangedError(
-            f"{job.out} was trained with other {', '.join(changed)}: give the same as before, or another output folder"
-        )
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example], terms: Sequence[PairTerms]) -> NoReturn:
-    """Store the offending pairs for inspection and raise. No weight was changed by this step."""
+    """Store the offending pairs for inspection and raise, in all processes. No weight was changed by this step."""
     found = {term.pair_id: term for term in terms}
     rows = [
         asdict(example)
@@ -265,7 +252,9 @@ def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example
         for example in examples
     ]
     path = job.out / "bad_batch.json"
-    write_bytes(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
+    if job.team.main:
+        write_bytes(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
+    job.team.wait()
     raise TrainingError(
         f"{what} of step {step + 1} is not finite; its pairs are {', '.join(example.pair_id for example in examples)}. "
         f"They are stored in {path} with their log-probabilities. Lower training.learning_rate, or set "

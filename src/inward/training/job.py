@@ -1,0 +1,66 @@
+"""What a training is given, and the mark it leaves in its folder so that nothing else goes on there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from inward.config import TrainingSettings
+from inward.errors import RunChangedError
+from inward.storage import read_json, remove_leftovers, storage_errors, write_json
+from inward.training.examples import Example, ReferenceLogps
+from inward.training.memory import Budget
+from inward.training.team import ALONE, Team
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a run of training is given."""
+
+    model_path: Path
+    examples: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    reference: Mapping[str, ReferenceLogps]
+    settings: TrainingSettings
+    out: Path
+    seed: int
+    budget: Budget
+    team: Team = ALONE
+
+    def epoch(self, number: int) -> Path:
+        return self.out / f"epoch_{number:02d}"
+
+
+def claim(job: Job, dtype: str) -> None:
+    """Make `out`, refuse one that was made from something else, and clear what a killed call left behind."""
+    files = sorted(path for path in job.model_path.glob("*") if path.suffix in (".safetensors", ".bin", ".json"))
+    examples = (*job.examples, *job.held_out)
+    identity = {
+        "examples": _digest([asdict(example) for example in sorted(examples, key=lambda example: example.pair_id)]),
+        "reference": _digest([asdict(job.reference[pair_id]) for pair_id in sorted(job.reference)]),
+        "model": _digest([(path.name, path.stat().st_size) for path in files]),
+        "settings": job.settings.model_dump(mode="json", exclude={"trackers", "tracker_project", "tracker_run"}),
+        "seed": job.seed,
+        "dtype": dtype,
+    }
+    path = job.out / "training.json"
+    with storage_errors(job.out):
+        job.out.mkdir(parents=True, exist_ok=True)
+        (job.out / "bad_batch.json").unlink(missing_ok=True)
+    remove_leftovers(job.out)
+    if not path.exists():
+        write_json(path, identity)
+        return
+    before = read_json(path)
+    changed = [key for key in identity if before.get(key) != identity[key]]
+    if changed:
+        raise RunChangedError(
+            f"{job.out} was trained with other {', '.join(changed)}: give the same as before, or another output folder"
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
