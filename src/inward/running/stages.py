@@ -7,28 +7,24 @@ returns what is stored.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inward.config import CombinedJudge, JudgeSettings
-from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict, content_id
+from inward.config import CombinedJudge
+from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
-from inward.running.execute import Silent, cut, in_processes, one, run_shards
+from inward.running.execute import cut, in_processes, run_shards
+from inward.running.pieces import judge_shards, sample_shards, whole
 from inward.running.run import At, Run
 from inward.running.rundir import RunDir
 from inward.running.work import (
     Draws,
-    draw_outputs,
     find_response_starts,
-    judge_shard,
     measure_tokens,
     reference_shard,
-    spent_by,
-    start_engine,
-    start_judge,
     start_reference,
     train_model,
 )
@@ -40,21 +36,21 @@ if TYPE_CHECKING:
 
 
 def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
-    _whole(at, "prompts", Prompt, prompts, lambda items: list(items), identify=lambda prompt: prompt.id)
+    whole(at, "prompts", Prompt, prompts, lambda items: list(items), identify=lambda prompt: prompt.id)
 
 
 def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     """Draw K outputs a prompt from M_t."""
     settings = at.run.recipe.sampling
     draws = Draws(k=settings.k, tries=1, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    return _sample(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
+    return sample_shards(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
 
 def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output], model: Path) -> list[Verdict]:
     """Have the responses judged, whole groups of K together; `judges.json` says on how many prompts each of several ruled."""
     from inward.judging.stage import rulers
 
-    verdicts = _judge(
+    verdicts = judge_shards(
         at, at.folder / "verdicts", prompts, outputs, at.run.recipe.judge, stage="verdicts", measure=_measure(at, model)
     )
     if isinstance(at.run.recipe.judge, CombinedJudge):
@@ -68,7 +64,7 @@ def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> lis
     from inward.judging.stage import require_some_scores, score_outputs
 
     work = partial(score_outputs, outputs, prior=battle_prior(at.run.recipe.judge))
-    scores = _whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
+    scores = whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
     require_some_scores(scores)
     check_limits(outputs, verdicts, scores, at.run.recipe.judge_limits, where=f"{at.arm} iteration {at.t}")
     return scores
@@ -87,7 +83,7 @@ def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score], model: Path
         write_json(at.folder / "pairing.json", describe(pairing, outputs, lengths=lengths))
         return list(pairing.pairs)
 
-    pairs = _whole(at, "pairs", Pair, scores, work, identify=lambda score: score.output_id)
+    pairs = whole(at, "pairs", Pair, scores, work, identify=lambda score: score.output_id)
     if not pairs:
         skipped = read_json(at.folder / "pairing.json")["skipped"]
         reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(skipped.items()))
@@ -201,8 +197,8 @@ def measure(
         max_new_tokens=max_new_tokens or recipe.sampling.max_new_tokens,
     )
     stage = f"{purpose} of {name}"
-    outputs = _sample(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose, base=base)
-    verdicts = _judge(at, folder / "verdicts", prompts, outputs, recipe.validation_judge, stage=f"judging, {stage}")
+    outputs = sample_shards(at, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose, base=base)
+    verdicts = judge_shards(at, folder / "verdicts", prompts, outputs, recipe.validation_judge, stage=f"judging, {stage}")
     scores = score_outputs(outputs, verdicts)
     if at.t == 0 or any(output.response is not None for output in outputs):
         require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
@@ -278,100 +274,8 @@ def _report(at: At, evaluation: Evaluation) -> None:
     )
 
 
-def _whole(
-    at: At,
-    stage: str,
-    record_type: type[Any],
-    items: Sequence[Any],
-    work: Callable[[Sequence[Any]], list[Any]],
-    *,
-    identify: Callable[[Any], str],
-) -> list[Any]:
-    """Run a stage that is cheap and needs all its items at once: one shard, in this process, no progress shown."""
-    return run_shards(
-        at.folder / stage,
-        record_type,
-        [items],
-        identify=identify,
-        place=at.place(stage),
-        start=lambda: None,
-        work=lambda _, group, __: work(group),
-        costs=at.run.dir.costs,
-        reporter=Silent(),
-        unit="items",
-        isolate=False,
-    )
-
-
-def _sample(
-    at: At,
-    folder: Path,
-    prompts: Sequence[Prompt],
-    model: Path,
-    draws: Draws,
-    *,
-    stage: str,
-    purpose: str,
-    base: Path | None = None,
-) -> list[Output]:
-    recipe = at.run.recipe
-    by_length = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-    return run_shards(
-        folder,
-        Output,
-        cut(by_length, recipe.execution.shard_prompts, lambda prompt: prompt.id),
-        identify=lambda prompt: prompt.id,
-        place=at.place(stage),
-        start=partial(start_engine, recipe, model, base),
-        work=partial(draw_outputs, recipe, at.arm, draws, at.seed(purpose)),
-        costs=at.run.dir.costs,
-        reporter=at.run.reporter,
-        unit="outputs",
-        units_per_item=draws.k,
-        isolate=at.run.isolate,
-        workers=recipe.execution.workers,
-        tokens=_length,
-    )
-
-
-def _judge(
-    at: At,
-    folder: Path,
-    prompts: Sequence[Prompt],
-    outputs: Sequence[Output],
-    judge: JudgeSettings,
-    *,
-    stage: str,
-    measure: Measure | None = None,
-) -> list[Verdict]:
-    from inward.judging import loads_model
-
-    recipe = at.run.recipe
-    heavy = loads_model(judge)
-    return run_shards(
-        folder,
-        Verdict,
-        cut(outputs, recipe.execution.shard_prompts, lambda output: output.prompt_id),
-        identify=lambda output: content_id(output.id, output.text),  # what was judged, not only which
-        place=at.place(stage),
-        start=partial(start_judge, recipe, judge),
-        work=partial(judge_shard, tuple(prompts), measure),
-        costs=at.run.dir.costs,
-        reporter=at.run.reporter,
-        unit="outputs",
-        isolate=at.run.isolate and heavy,
-        workers=recipe.execution.workers if heavy else 1,
-        calls=one,
-        spent=spent_by,
-    )
-
-
 def _measure(at: At, model: Path) -> Measure | None:
     """Return what measures outputs in the unit that the recipe asks for, None for characters."""
     if at.run.recipe.pairing.length == "characters":
         return None
     return partial(measure_tokens, model, at.run.recipe.model.trust_remote_code)
-
-
-def _length(output: Output) -> int:
-    return len(output.tokens)
