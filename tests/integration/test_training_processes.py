@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inward.config import EarlyStopSettings, LoraSettings, TrainingSettings
-from inward.errors import InwardError
-from inward.running.execute import in_processes
+from inward.config import EarlyStopSettings, LoraSettings, TrainingSettings, parse_recipe
+from inward.errors import InwardError, UsageError
+from inward.running.execute import Silent, in_processes
+from inward.running.run import Run
+from inward.running.rundir import RunDir
 from inward.training.team import deal, seats
 from inward.training.train import train
 from tests.integration.test_training_resume import contents
@@ -92,6 +94,24 @@ def test_dealing_loses_nothing_is_even_and_knows_no_order() -> None:
         assert max(held) - min(held) <= max(e.unique_tokens for e in examples)
         shuffled = random.Random(1).sample(examples, len(examples))
         assert deal(shuffled, hands) == dealt
+
+
+def test_a_process_a_gpu_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {
+        "model": {"path": "smollm2"},
+        "prompts": {"sources": [{"kind": "tasks", "count": 8}]},
+        "judge": {"kind": "verifiable"},
+    }
+
+    def processes(gpus: int, wish: int | None) -> int:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+        recipe = parse_recipe(tree | ({"execution": {"processes": wish}} if wish else {}))
+        return Run(recipe, RunDir(tmp_path), Silent()).processes
+
+    assert [processes(0, None), processes(1, None), processes(4, None)] == [1, 1, 4]
+    assert [processes(0, 2), processes(4, 2)] == [2, 2]
+    with pytest.raises(UsageError, match=r"execution\.processes = 2 needs as many GPUs, one for each, and there are 1"):
+        processes(1, 2)
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def run(
             reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
             compact(directory.costs)
             started = Run(settings, directory, reporter)
-            assert started.processes  # more than there are GPUs: to be said before the first stage, not at the last
+            if (processes := started.processes) > 1:  # asked before the first stage: there may not be as many GPUs
+                reporter.say(f"Training over {processes} processes")
             run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:

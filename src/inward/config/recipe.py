@@ -70,8 +70,9 @@ class ExecutionSettings(Settings):
     """How work is cut and run.
 
     `workers` processes share the shards of sampling and of a judge that is a model, the processor's threads divided among
-    them. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own. `isolate` gives
-    every stage a process of its own (unset: where there is an accelerator). `threads` is per process.
+    them. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own and its part of
+    the threads. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per
+    process.
     """
 
     shard_prompts: int = Field(default=64, gt=0)
