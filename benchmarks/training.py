@@ -90,13 +90,13 @@ def _compare(work: Work, rounds: int, ours_only: bool) -> dict[str, Any]:
 
 def _sweep(work: Work) -> dict[str, Any]:
     """Return our tokens a second against the length of an output, the tokens computed at once, and the pairs of a step."""
-    pairs = dataclasses.replace(work, steps=2, batch_pairs=6)
+    pairs = dataclasses.replace(work, steps=2, batch_pairs=4)
     return {
         "benchmark": "training sweep",
         "model": work.model.rsplit("/", 1)[-1],
-        "completion": {n: _speed(pairs, completion=n) for n in (64, 256, 1024)},
-        "batch_tokens": {n: _speed(pairs, batch_tokens=n) for n in (1024, 2048, 4096, 8192)},
-        "batch_pairs": {n: _speed(pairs, batch_pairs=n) for n in (2, 8, 32)},
+        "completion": {n: _speed(pairs, completion=n) for n in (64, 256, 768)},
+        "batch_tokens": {n: _speed(pairs, batch_tokens=n) for n in (1024, 4096)},
+        "batch_pairs": {n: _speed(pairs, batch_pairs=n) for n in (2, 8)},
         "batching": {name: _speed(pairs, batching=name) for name in ("shared", "packed", "padded")},
     }
 
