@@ -115,8 +115,8 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
     run: RunDir, monkeypatch: pytest.MonkeyPatch, t: int
 ) -> None:
     broken = [output("p.0", response=None), output("p.1", response=None)]
-    monkeypatch.setattr(stages, "_sample", lambda *_, **__: broken)
-    monkeypatch.setattr(stages, "_judge", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "sample_shards", lambda *_, **__: broken)
+    monkeypatch.setattr(stages, "judge_shards", lambda *_, **__: [])
     here = At(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):
