@@ -143,11 +143,12 @@ def test_a_model_with_a_sliding_window_is_trained_with_padding(tmp_path: Path, c
         assert whole[at] == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3 * 40, 10**9])
-def test_the_heads_own_gradient_is_autograds(chunk: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunked = whole = log_softmax differentiated by autograd, in float64."""
-    monkeypatch.setattr(logps, "CHUNK_LOGITS", chunk)
+def test_the_heads_own_gradient_is_autograds(chunk: int, bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunked = whole = log_softmax differentiated by autograd, in float64; also where only the hidden states learn."""
+    monkeypatch.setattr(logps, "CHUNK_LOGITS_CPU", chunk)
     generator = torch.Generator().manual_seed(0)
 
     def tensor(*shape: int) -> Tensor:
@@ -156,12 +157,15 @@ def test_the_heads_own_gradient_is_autograds(chunk: int, bias: bool, monkeypatch
     hidden, weight, targets = tensor(11, 6), tensor(40, 6), torch.randint(0, 40, (11,), generator=generator)
     inputs = [hidden, weight, *([tensor(40)] if bias else [])]
     grad = torch.randn(11, generator=generator)
+    learned = inputs[:1] if frozen else inputs
+    for parameter in inputs:
+        parameter.requires_grad_(any(parameter is one for one in learned))
     found = logps._LinearHead.apply(hidden, targets, weight, inputs[2] if bias else None, 0.7)
     logits = 0.7 * torch.nn.functional.linear(*inputs)
     expected = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(found, expected.float())
-    found_grads = torch.autograd.grad(found, inputs, grad)
-    expected_grads = torch.autograd.grad(expected, inputs, grad.double())
+    found_grads = torch.autograd.grad(found, learned, grad)
+    expected_grads = torch.autograd.grad(expected, learned, grad.double())
     for ours, theirs in zip(found_grads, expected_grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -185,7 +189,7 @@ def test_a_capped_head_is_differentiated_as_well(monkeypatch: pytest.MonkeyPatch
     batch = collate(examples, CPU)
     gradients = []
     for chunk in (2 * 259, 10**9):
-        monkeypatch.setattr(logps, "CHUNK_LOGITS", chunk)
+        monkeypatch.setattr(logps, "CHUNK_LOGITS_CPU", chunk)
         model.zero_grad(set_to_none=True)
         token_logps(model, batch).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
@@ -209,7 +213,7 @@ def test_logits_are_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
             return out
 
     tokens, width, vocabulary = 500, 4, 1000
-    monkeypatch.setattr(logps, "CHUNK_LOGITS", 20 * vocabulary)
+    monkeypatch.setattr(logps, "CHUNK_LOGITS_CPU", 20 * vocabulary)
     hidden = torch.randn(tokens, width, requires_grad=True)
     weight = torch.randn(vocabulary, width, requires_grad=True)
     with Watch():

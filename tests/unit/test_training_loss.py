@@ -226,7 +226,7 @@ def test_chunks_give_the_same_values_and_gradients(seed_model: Path, monkeypatch
     model = policy(seed_model)
     whole = our_loss(model, examples, ref_R)
     whole_gradients = gradients(model, whole)
-    monkeypatch.setattr("inward.training.logps.CHUNK_LOGITS", 7 * 259)
+    monkeypatch.setattr("inward.training.logps.CHUNK_LOGITS_CPU", 7 * 259)
     chunked = our_loss(model, examples, ref_R)
     assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
     assert_same_gradients(gradients(model, chunked), whole_gradients)

@@ -2,7 +2,7 @@
 
 The decoder runs over the whole micro-batch; only the hidden states that predict a token that counts go through the head, a
 chunk at a time, and each chunk's logits are computed again in the backward pass instead of being kept. So the memory that
-logits take is that of one chunk, `CHUNK_LOGITS` numbers and one copy, whatever the length and the vocabulary.
+logits take is that of one chunk, `chunk_logits` numbers and one copy, whatever the length and the vocabulary.
 
 Dimensions: T token positions, N completion tokens that count, R sequences, D width, V vocabulary.
 """
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 CHUNK_LOGITS = 2**26
 """Logits that are held at once, in the model's number format: 128 MiB in bf16, 1,365 tokens at a vocabulary of 49,152."""
+CHUNK_LOGITS_CPU = 2**24 - 2**16
+"""The same on a processor: just below 32 MiB in bf16, the most that a C library lays out in memory it has (`kept_memory`)."""
 CACHED_ROWS = 32
-"""Rows of logits whose exponentials are summed at once on a processor: they stay in its cache, which is five times faster."""
+"""Rows of logits whose exponentials are taken at once on a processor: they stay in its cache, which is five times faster."""
+
+
+def chunk_logits(device: torch.device) -> int:
+    return CHUNK_LOGITS_CPU if device.type == "cpu" else CHUNK_LOGITS
 
 
 def sequence_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -68,45 +74,51 @@ class _LinearHead(torch.autograd.Function):
 
     With z = factor * (h W' + b) and p = softmax(z): d logp / dz = onehot - p. So for an incoming gradient g, with
     u = factor * g, dh = u (W[target] - p W) and dW = onehot' (u h) - p' (u h), and only p has the size of the logits.
-    Gradients of the head add up in fp32.
+    Gradients of the head add up in fp32. A frozen head needs no more than W[target] - p W, whatever g is: it is taken at once
+    from the logits of the forward pass, and they are never computed again.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, targets_N: Tensor, weight_VD: Tensor, bias_V: Tensor | None, factor: float
     ) -> Tensor:
-        ctx.save_for_backward(hidden_ND, targets_N, weight_VD, bias_V)
-        ctx.factor = factor
+        frozen = not any(ctx.needs_input_grad[2:4])
+        slope_ND = hidden_ND.new_empty(hidden_ND.shape, dtype=_sums(hidden_ND)) if frozen and ctx.needs_input_grad[0] else None
         logps_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
-        for chunk in _chunks(len(targets_N), len(weight_VD)):
+        for chunk in _chunks(targets_N, len(weight_VD)):
+            targets = targets_N[chunk]
             logits_NV = _scaled(F.linear(hidden_ND[chunk], weight_VD, bias_V), factor)
-            found_N = logits_NV.gather(1, targets_N[chunk, None])[:, 0].float()
-            logps_N[chunk] = found_N - _logsumexp(logits_NV)
+            found_N = logits_NV.gather(1, targets[:, None])[:, 0].float()
+            logps_N[chunk] = found_N - _logsumexp(logits_NV, normalise=slope_ND is not None)
+            if slope_ND is not None:
+                slope_ND[chunk] = _slope(logits_NV, targets, weight_VD)
+        ctx.save_for_backward(*((slope_ND,) if frozen else (hidden_ND, targets_N, weight_VD, bias_V)))
+        ctx.frozen, ctx.factor, ctx.dtype = frozen, factor, hidden_ND.dtype
         return logps_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.frozen:
+            (slope_ND,) = ctx.saved_tensors
+            return (ctx.factor * grad_N[:, None] * slope_ND).to(ctx.dtype), None, None, None, None
         hidden_ND, targets_N, weight_VD, bias_V = ctx.saved_tensors
-        learned = ctx.needs_input_grad[2]
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        sums = {"dtype": torch.promote_types(weight_VD.dtype, torch.float32), "device": weight_VD.device}
-        total_VD = torch.zeros(weight_VD.shape, **sums) if learned else None
+        sums = {"dtype": _sums(weight_VD), "device": weight_VD.device}
+        total_VD = torch.zeros(weight_VD.shape, **sums)
         total_V = torch.zeros(len(weight_VD), **sums) if bias_V is not None else None
-        for chunk in _chunks(len(targets_N), len(weight_VD)):
+        for chunk in _chunks(targets_N, len(weight_VD)):
             hidden, targets, scale_N1 = hidden_ND[chunk], targets_N[chunk], ctx.factor * grad_N[chunk, None].to(sums["dtype"])
-            weights_NV = torch.softmax(_scaled(F.linear(hidden, weight_VD, bias_V), ctx.factor), dim=-1)
-            mean_ND = weights_NV @ weight_VD
-            grad_hidden_ND[chunk] = (scale_N1 * (weight_VD[targets].to(scale_N1.dtype) - mean_ND)).to(hidden.dtype)
-            if total_VD is not None:
-                scaled_ND = scale_N1 * hidden
-                total_VD -= weights_NV.T @ scaled_ND.to(hidden.dtype)
-                total_VD.index_add_(0, targets, scaled_ND)
+            weights_NV = _scaled(F.linear(hidden, weight_VD, bias_V), ctx.factor)
+            _logsumexp(weights_NV, normalise=True)
+            grad_hidden_ND[chunk] = (scale_N1 * _slope(weights_NV, targets, weight_VD)).to(hidden.dtype)
+            scaled_ND = scale_N1 * hidden
+            total_VD -= weights_NV.T @ scaled_ND.to(hidden.dtype)
+            total_VD.index_add_(0, targets, scaled_ND)
             if total_V is not None:
                 total_V -= (weights_NV * scale_N1).sum(0)
                 total_V.index_add_(0, targets, scale_N1[:, 0])
-        grad_VD = None if total_VD is None else total_VD.to(weight_VD.dtype)
         grad_V = None if total_V is None or bias_V is None or not ctx.needs_input_grad[3] else total_V.to(bias_V.dtype)
-        return grad_hidden_ND, None, grad_VD, grad_V, None
+        return grad_hidden_ND, None, total_VD.to(weight_VD.dtype), grad_V, None
 
 
 class _AnyHead(torch.autograd.Function):
@@ -116,7 +128,7 @@ class _AnyHead(torch.autograd.Function):
     def forward(ctx: Any, model: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(hidden_ND, targets_N)
         ctx.model, ctx.weights = model, weights
-        ctx.chunks = _chunks(len(targets_N), model.config.get_text_config().vocab_size)
+        ctx.chunks = _chunks(targets_N, model.config.get_text_config().vocab_size)
         parts = [_chunk_logps(model, hidden_ND[chunk], targets_N[chunk]) for chunk in ctx.chunks]
         return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)
 
@@ -140,21 +152,35 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     return logps_N
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // vocabulary)
-    return [slice(start, start + size) for start in range(0, tokens, size)]
+def _chunks(targets_N: Tensor, vocabulary: int) -> list[slice]:
+    size = max(1, chunk_logits(targets_N.device) // vocabulary)
+    return [slice(start, start + size) for start in range(0, len(targets_N), size)]
+
+
+def _sums(tensor: Tensor) -> torch.dtype:
+    """Return the number format in which many of a tensor's numbers are added up."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _slope(weights_NV: Tensor, targets_N: Tensor, weight_VD: Tensor) -> Tensor:
+    """Return W[target] - p W [N, D]: what a log-probability gains where the hidden state grows, but for the factor."""
+    return weight_VD[targets_N].to(_sums(weight_VD)) - weights_NV @ weight_VD
 
 
 def _scaled(logits: Tensor, factor: float) -> Tensor:
     return logits if factor == 1.0 else logits * factor
 
 
-def _logsumexp(logits_NV: Tensor) -> Tensor:
-    """Return log sum exp of each row [N] in fp32."""
+def _logsumexp(logits_NV: Tensor, *, normalise: bool = False) -> Tensor:
+    """Return log sum exp of each row [N] in fp32; with `normalise` also turn the logits into probabilities, in place."""
     found = []
     for block in torch.split(logits_NV, CACHED_ROWS if logits_NV.device.type == "cpu" else len(logits_NV)):
-        top_N1 = block.amax(dim=1, keepdim=True).float()
-        found.append(block.float().sub_(top_N1).exp_().sum(dim=1).log_().add_(top_N1[:, 0]))
+        top_N1 = block.amax(dim=1, keepdim=True).to(_sums(block))
+        parts_NV = block.to(top_N1.dtype).sub_(top_N1).exp_()
+        total_N1 = parts_NV.sum(dim=1, keepdim=True)
+        if normalise:
+            block.copy_(parts_NV.div_(total_N1))
+        found.append(total_N1.log_().add_(top_N1)[:, 0].float())
     return torch.cat(found)
 
 

@@ -21,7 +21,7 @@ from inward.errors import TrainingError, UsageError
 from inward.hardware import device, total_memory
 from inward.training.batches import held_tokens, micro_batches
 from inward.training.examples import Example
-from inward.training.logps import CHUNK_LOGITS
+from inward.training.logps import chunk_logits
 from inward.training.weights import working_dtype
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
     activations = (
         tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
     )
+    logits = 2 * size * chunk_logits(device())
     head = 4 * config.vocab_size * shape.width if settings.lora is None else 0
-    return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=2 * size * CHUNK_LOGITS + head)
+    return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=logits + head)
 
 
 def check_memory(

@@ -21,14 +21,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.errors import TrainingError
-from inward.hardware import measured_peak
+from inward.hardware import kept_memory, measured_peak
 from inward.storage import remove, write_bytes
 from inward.training.batches import collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
@@ -44,9 +44,6 @@ from inward.training.reference import align_reference
 from inward.training.team import ALONE, Team
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(
@@ -96,7 +93,7 @@ def train(
         tokens = most_tokens(examples, settings)
         check_memory(model_path, settings, dtype=dtype, tokens=tokens, processes=team.size, trust_remote_code=trust_remote_code)
         trainee = make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code)
-        with tracking(settings, out, name=name, done=done) as tell:
+        with kept_memory(), tracking(settings, out, name=name, done=done) as tell:
             _run(job, trainee, done, tell, on_step)
     team.wait()
     if team.main:
