@@ -14,7 +14,6 @@ import torch
 from inward.config import Batching, LoraSettings, TrainingSettings
 from inward.errors import UsageError
 from inward.storage import read_json, whole_folder, write_json
-from inward.training.adapter import fuse
 from inward.training.attention import settle
 from inward.training.flops import Work, work_of
 from inward.training.logps import check_head
@@ -134,7 +133,6 @@ def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
     for name, module in adapted.named_modules():
         if name.endswith("lora_dropout"):
             module.train()
-    fuse(adapted)
     return adapted
 
 
