@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from inward.config import TrainingSettings
 from inward.errors import TrainingError
 from inward.records import Output, Pair
-
-Decode = Callable[[Sequence[int]], str]
+from inward.sampling.lengths import Decode, tokens_until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +82,12 @@ def response_start(output: Output, marker: str, decode: Decode) -> int:
     """
     if not marker:
         return 0
-    tokens = output.tokens
-    if decode(tokens) != output.text:
+    if decode(output.tokens) != output.text:
         raise TrainingError(
             f"output {output.id}: its tokens do not give its text with the model's tokenizer, so thought and response cannot "
             "be told apart in them: set training.thought_weight and training.response_weight to the same value"
         )
-    if marker not in output.text:
-        return len(tokens)
-    # Once complete, the marker stays in every longer beginning: halve the range instead of decoding each.
-    return bisect.bisect_left(range(len(tokens) + 1), True, key=lambda count: marker in decode(tokens[:count]))
+    return tokens_until(output.tokens, lambda count: marker in decode(output.tokens[:count]))
 
 
 def _example(pair: Pair, outputs: dict[str, Output], settings: TrainingSettings, starts: Mapping[str, int]) -> Example:
