@@ -230,14 +230,20 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' own bars off the terminal, then leave that setting as it was."""
+    """Keep transformers' own bars off the terminal, then leave that setting as it was.
+
+    Its reader of GGUF files draws one past that setting: there the name that it calls stands for no bar meanwhile.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    bar, reader.tqdm = reader.tqdm, lambda tensors, **_: tensors
     try:
         yield
     finally:
+        reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 

@@ -119,8 +119,10 @@ def test_killed_then_asked_by_two_at_once_it_is_made_once_and_answers(tmp_path: 
     first.wait()
     assert not folder.exists()
 
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen(command, **pipes, text=True) for _ in range(2)]
+    said, drawn = zip(*(process.communicate() for process in both), strict=True)
+    assert not any("%|" in text for text in drawn), "a progress bar that nobody asked for"
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(text.count("fetching") for text in said) == [0, 1]
     assert not left_over[0].exists()
