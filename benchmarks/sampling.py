@@ -4,7 +4,8 @@ Run: python -m benchmarks.sampling [--json] [--model PATH] [--prompts 16] [--sam
 
 Both engines use the same weights, prompts, number format, temperature, top-k and top-p. Tokens per second
 count the drawn tokens up to each end token, and the time includes reading the prompts. They take turns, so that other load
-on the machine hits both; each reports its best round. `ratio` is ours over `generate`.
+on the machine hits both; each reports its best round. `ratio` is ours over `generate`; `logps_ratio` ours with every token's
+raw log-probability noted (`training.reference = "sampler"`) over ours without.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,9 +38,11 @@ def main() -> None:
         Request(id=str(at), tokens=engine.encode([{"role": "user", "content": text}]), k=arguments.samples)
         for at, text in enumerate(texts)
     ]
-    best = {"inward": 0.0, "generate": 0.0}
+    noting = replace(decoding, logps=True)
+    best = {"inward": 0.0, "noting": 0.0, "generate": 0.0}
     for turn in range(arguments.rounds):
         best["inward"] = max(best["inward"], _speed(lambda turn=turn: _ours(engine, requests, decoding, turn)))
+        best["noting"] = max(best["noting"], _speed(lambda turn=turn: _ours(engine, requests, noting, turn)))
         best["generate"] = max(
             best["generate"], _speed(lambda turn=turn: _generate(theirs, engine.stops, requests, decoding, turn))
         )
@@ -55,6 +59,7 @@ def main() -> None:
         "inward_tokens_per_second": round(best["inward"], 1),
         "generate_tokens_per_second": round(best["generate"], 1),
         "ratio": round(best["inward"] / best["generate"], 2),
+        "logps_ratio": round(best["noting"] / best["inward"], 3),
     }
     print(json.dumps(result) if arguments.json else "\n".join(f"{key:28} {value}" for key, value in result.items()))
 

@@ -7,7 +7,7 @@ Each call below is one stage. What a stage has stored it never does again, so a 
 this page from the top. Our deviations from the paper:
 
 - a seed that does not follow the thought prompt can be *scaffolded*: the engine writes the markers (docs/design.md);
-- the reference is M_t, as in the paper; `training.reference = "seed"` takes M_0 instead;
+- the reference is M_t, as in the paper; `training.reference = "seed"` takes M_0 instead, "sampler" what M_t noted as it drew;
 - the checkpoint is chosen on fresh validation samples, and the seed is measured the same way as iteration 0.
 """
 
@@ -48,7 +48,7 @@ def iterate(
     scores = stages.score(here, outputs, verdicts)
     pairs = stages.pair(here, outputs, scores, model)  # best against worst, length-controlled
     examples = stages.examples(here, pairs, outputs, model)  # thought and response together
-    reference = stages.reference(here, examples, seed if run.recipe.training.reference == "seed" else model)
+    reference = stages.reference(here, pairs, outputs, examples, seed if run.recipe.training.reference == "seed" else model)
     checkpoints = stages.train(here, model, examples, reference)  # DPO or its kin
     evaluations = [stages.validate(here, checkpoint, validation, base=model) for checkpoint in checkpoints]
     return stages.promote(here, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -51,7 +51,8 @@ class Output:
 
     `response` is None if and only if `format_error` names why. `written` marks with True the tokens that the engine wrote
     itself while scaffolding (same length as `tokens`). `tokens` holds the end-of-turn token where the model gave one.
-    `tries` counts how often a format error was sampled again before this one (evaluation only).
+    `tries` counts how often a format error was sampled again before this one (evaluation only). `logps` are the sampler's raw
+    log-probabilities, nats, one a token, where the recipe needs them (`training.reference = "sampler"`).
     """
 
     id: str
@@ -66,6 +67,7 @@ class Output:
     format_error: str | None
     finish: Finish
     tries: int = 1
+    logps: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,6 +141,20 @@ def test_a_completion_ends_with_its_end_token_or_at_the_limit(engine: Engine) ->
         assert one.finish == "length" or not one.text.endswith("|>")  # the end token is in the tokens, not in the text
 
 
+def test_log_probabilities_come_where_they_are_asked_for_or_the_engine_says_that_it_has_none(engine: Engine) -> None:
+    asked = replace(LONG, logps=True, max_new_tokens=40)
+    assert all(one.logps is None for one in engine.generate(ask(engine), SHORT, seed=1))
+    if not engine.gives_logps:
+        with pytest.raises(UsageError, match="no probabilities"):
+            engine.generate(ask(engine), asked, seed=1)
+        return
+    for one in engine.generate(ask(engine), asked, seed=1, scaffold=SCAFFOLD):
+        assert one.logps is not None
+        assert len(one.logps) == len(one.tokens)
+        assert all(-200 < logp <= 0 for logp in one.logps)
+        assert len(set(one.logps)) > 1
+
+
 def test_progress_counts_every_completion_and_every_drawn_token_once(engine: Engine) -> None:
     calls: list[tuple[int, int]] = []
     drawn = engine.generate(ask(engine), SHORT, seed=1, progress=lambda done, tokens: calls.append((done, tokens)))

@@ -36,6 +36,7 @@ outputs = st.builds(
     format_error=st.none() | text,
     finish=st.sampled_from(["stop", "length"]),
     tries=st.integers(1, 5),
+    logps=st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=5).map(tuple),
 )
 scores = st.builds(Score, output_id=text, prompt_id=text, value=st.none() | numbers, unscored=st.none() | text)
 evaluations = st.builds(

@@ -212,6 +212,7 @@ def test_the_loss_at_the_reference_is_log_2_and_the_log_ratio_0() -> None:
         ({"gamma": 1.0}, ("training.gamma", "training.objective = 'dpo'", "'simpo'")),
         ({"objective": "hinge", "nll_weight": 1.0}, ("training.nll_weight", "training.objective = 'hinge'", "'irpo'")),
         ({"objective": "simpo", "reference": "seed"}, ("training.reference = 'seed'", "training.objective = 'simpo'")),
+        ({"objective": "simpo", "reference": "sampler"}, ("training.reference = 'sampler'", "training.objective = 'simpo'")),
         ({"thought_weight": 0.0, "response_weight": 0.0}, ("training.thought_weight", "training.response_weight")),
         ({"epochs": 2, "early_stop": {"patience": 2}}, ("training.early_stop.patience (2)", "training.epochs = 2")),
         ({"trackers": ("wandb", "wandb")}, ("training.trackers", "twice")),

@@ -35,6 +35,8 @@ class EarlyStopSettings(Settings):
 
 class TrainingSettings(Settings):
     """The objective, from M_t. The reference is the model that sampled, M_t ("previous"), as in the method, or M_0 ("seed").
+    "sampler" is M_t as well, by the log-probabilities that were noted while sampling: no forward pass but on a few pairs, to
+    tell how far the two are apart (by rounding).
 
     Objectives: DPO; IRPO (`nll_weight` is its alpha, 1 unless given); IPO; `hinge` (SLiC's loss on DPO's margin); `dpo_norm`
     (DPO on means over tokens); SimPO (`gamma` is its target margin, 1 unless given; it has no reference). `beta` is 2 for
@@ -52,7 +54,7 @@ class TrainingSettings(Settings):
     """
 
     objective: Objective = "dpo"
-    reference: Literal["previous", "seed"] = "previous"
+    reference: Literal["previous", "seed", "sampler"] = "previous"
     beta: float = Field(default_factory=lambda earlier: BETA.get(earlier.get("objective"), 0.1), gt=0.0)
     nll_weight: float | None = Field(default=None, ge=0.0)
     gamma: float | None = Field(default=None, ge=0.0)
@@ -94,8 +96,10 @@ class TrainingSettings(Settings):
             raise ValueError(f"training.label_smoothing is set but {named} has no labels to smooth: use one of {LOGISTIC}")
         if self.gap_offset and self.objective == "ipo":
             raise ValueError(f"training.gap_offset is set but {named} has its target margin in training.beta: use another")
-        if self.reference == "seed" and not self.needs_reference:
-            raise ValueError(f"training.reference = 'seed' is set but {named} has no reference: leave training.reference out")
+        if self.reference != "previous" and not self.needs_reference:
+            raise ValueError(
+                f"training.reference = {self.reference!r} is set but {named} has no reference: leave training.reference out"
+            )
         return self
 
     @model_validator(mode="after")

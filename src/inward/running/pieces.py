@@ -11,10 +11,20 @@ from inward.config import JudgeSettings
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.running.execute import Silent, cut, one, run_shards
 from inward.running.run import At
-from inward.running.work import Draws, draw_outputs, judge_shard, spent_by, start_engine, start_judge
+from inward.running.work import (
+    Draws,
+    draw_outputs,
+    judge_shard,
+    reference_shard,
+    spent_by,
+    start_engine,
+    start_judge,
+    start_reference,
+)
 
 if TYPE_CHECKING:
     from inward.sampling.lengths import Measure
+    from inward.training.examples import Example, ReferenceLogps
 
 
 def whole(
@@ -104,6 +114,26 @@ def judge_shards(
         workers=recipe.execution.workers if heavy else 1,
         calls=one,
         spent=spent_by,
+    )
+
+
+def reference_shards(at: At, stage: str, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
+    """Have the reference's log-probabilities of some examples computed by a forward pass of `model`."""
+    from inward.training.examples import ReferenceLogps
+
+    recipe = at.run.recipe
+    return run_shards(
+        at.folder / stage,
+        ReferenceLogps,
+        cut(examples, recipe.execution.shard_prompts, lambda example: example.pair_id),
+        identify=lambda example: example.pair_id,
+        place=at.place(stage),
+        start=partial(start_reference, recipe, model),
+        work=partial(reference_shard, recipe),
+        costs=at.run.dir.costs,
+        reporter=at.run.reporter,
+        unit="pairs",
+        isolate=at.run.isolate,
     )
 
 

@@ -5,6 +5,7 @@ runs/<name>/
   <arm>/iter_000/                the seed's evaluation
   <arm>/iter_001/  prompts/ outputs/ verdicts/ scores/ pairs/ reference/   Parquet shards
                    judges.json  pairing.json  checkpoints/  validation/  model/  evaluation.json
+                   reference_check/  reference.json   (training.reference = "sampler")
   comparison/iter_001.json       both arms side by side
 """
 

@@ -2,6 +2,8 @@
 
 The name of a shard holds its number and a hash of the ids of what it was made from, so that "resume" is nothing but doing
 the shards that are missing. The same records always give the same bytes: no time, host or version is written into the file.
+A field whose default is None has no column where no record of the shard sets it, and a column that is not there reads as None:
+so a field that is added for those who ask for it changes no file of the others, old or new.
 """
 
 from __future__ import annotations
@@ -32,7 +34,13 @@ def write_shard(path: Path, record_type: type[Any], records: Sequence[Any]) -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([_plain(record) for record in records], schema=schema_of(record_type))
+    unset = [
+        field.name
+        for field in dataclasses.fields(record_type)
+        if field.default is None and all(getattr(record, field.name) is None for record in records)
+    ]
+    schema = pa.schema([field for field in schema_of(record_type) if field.name not in unset])
+    table = pa.Table.from_pylist([_plain(record) for record in records], schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", store_schema=False)
     write_bytes(path, sink.getvalue().to_pybytes())
@@ -67,6 +75,12 @@ def _optional(hint: Any) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union) and type(None) in typing.get_args(hint)
 
 
+def _inner(hint: Any) -> Any:
+    """Return what an optional hint is when it is not None."""
+    (inner,) = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+    return inner
+
+
 def _arrow(hint: Any) -> pa.DataType:
     import pyarrow as pa
 
@@ -77,11 +91,10 @@ def _arrow(hint: Any) -> pa.DataType:
     if origin is Literal:
         return pa.string()
     if _optional(hint):
-        (inner,) = [argument for argument in arguments if argument is not type(None)]
-        return _arrow(inner)
+        return _arrow(_inner(hint))
     if origin is tuple:
-        element = pa.int32() if arguments[0] is int else _arrow(arguments[0])  # token ids fit in 32 bits
-        return pa.list_(element)
+        narrow = {int: pa.int32(), float: pa.float32()}  # token ids, and log-probabilities that were taken in fp32
+        return pa.list_(narrow.get(arguments[0]) or _arrow(arguments[0]))
     if origin is dict:
         return pa.map_(_arrow(arguments[0]), _arrow(arguments[1]))
     assert dataclasses.is_dataclass(hint), f"no Parquet form for {hint}"
@@ -102,6 +115,10 @@ def _build(record_type: type[T], row: dict[str, Any]) -> T:
 
 
 def _revive(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if _optional(hint):
+        hint = _inner(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         inner = arguments[0]

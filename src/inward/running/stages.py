@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING
 from inward.config import CombinedJudge
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
-from inward.running.execute import cut, in_processes, run_shards
-from inward.running.pieces import judge_shards, sample_shards, whole
+from inward.running.execute import in_processes
+from inward.running.pieces import judge_shards, reference_shards, sample_shards, whole
 from inward.running.run import At, Run
 from inward.running.rundir import RunDir
 from inward.running.work import (
     Draws,
     find_response_starts,
     measure_tokens,
-    reference_shard,
-    start_reference,
     train_model,
 )
 from inward.storage import read_json, write_json
@@ -42,7 +40,13 @@ def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
 def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     """Draw K outputs a prompt from M_t."""
     settings = at.run.recipe.sampling
-    draws = Draws(k=settings.k, tries=1, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    draws = Draws(
+        k=settings.k,
+        tries=1,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        logps=at.run.recipe.training.reference == "sampler",
+    )
     return sample_shards(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
 
@@ -106,26 +110,33 @@ def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output], model: Pa
     return build_examples(pairs, outputs, settings, starts)
 
 
-def reference(at: At, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
-    """Store the reference's log-probabilities before the first step; none for an objective that has no reference."""
-    from inward.training.examples import ReferenceLogps
+def reference(
+    at: At, pairs: Sequence[Pair], outputs: Sequence[Output], examples: Sequence[Example], model: Path
+) -> list[ReferenceLogps]:
+    """Store the reference's log-probabilities before the first step; none for an objective that has no reference.
 
-    recipe = at.run.recipe
-    if not recipe.training.needs_reference:
+    With those of the sampler, `reference.json` says how far they are from those of `model` on a few pairs.
+    """
+    from inward.training.examples import ReferenceLogps
+    from inward.training.sampled import discrepancy, require_rounding, sampled_logps, to_check
+
+    settings = at.run.recipe.training
+    if not settings.needs_reference:
         return []
-    return run_shards(
-        at.folder / "reference",
-        ReferenceLogps,
-        cut(examples, recipe.execution.shard_prompts, lambda example: example.pair_id),
-        identify=lambda example: example.pair_id,
-        place=at.place("reference"),
-        start=partial(start_reference, recipe, model),
-        work=partial(reference_shard, recipe),
-        costs=at.run.dir.costs,
-        reporter=at.run.reporter,
-        unit="pairs",
-        isolate=at.run.isolate,
+    if settings.reference != "sampler":
+        return reference_shards(at, "reference", examples, model)
+    work = partial(sampled_logps, pairs, outputs)
+    noted = whole(at, "reference", ReferenceLogps, examples, work, identify=lambda example: example.pair_id)
+    checked = to_check(examples)
+    found = discrepancy(checked, noted, reference_shards(at, "reference_check", checked, model))
+    write_json(at.folder / "reference.json", {"sampler_discrepancy": asdict(found)})
+    where = f"{at.arm} iteration {at.t}"
+    at.run.reporter.say(
+        f"{where}: log-probabilities of the sampler differ from the reference's by {found.mean:.2g} nats a sequence, at most "
+        f"{found.largest:.2g}, or {found.per_token:.2g} a token ({found.pairs} pairs)"
     )
+    require_rounding(found, where)
+    return noted
 
 
 def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:

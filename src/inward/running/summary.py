@@ -60,7 +60,7 @@ def _iteration(folder: Path, t: int) -> dict[str, Any]:
         stored = read_json(folder / "evaluation.json")
         chosen = stored["evaluations"][stored["chosen"]]
         row |= {"checkpoint": stored["chosen"], **{key: chosen[key] for key in FIGURES}}
-    for name in ("judges.json", "pairing.json"):
+    for name in ("judges.json", "pairing.json", "reference.json"):
         if (folder / name).exists():
             row |= read_json(folder / name)
     return row

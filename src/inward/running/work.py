@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import JudgeSettings, Recipe
+from inward.errors import UsageError
 from inward.records import Output, Prompt, Verdict
 from inward.running.costs import Cost, append_cost, peak_memory
 from inward.running.execute import Advance, Place, devices
@@ -29,26 +30,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """How many samples a prompt, how often a format error is drawn again, how hot and how long."""
+    """How many samples a prompt, how often a format error is drawn again, how hot and how long, and whether with `logps`."""
 
     k: int
     tries: int
     temperature: float
     max_new_tokens: int
+    logps: bool = False
 
 
 def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
-    """Load the engine of a recipe for a model folder, or for an adapter on `base`."""
+    """Load the engine of a recipe for a model folder, or for an adapter on `base`.
+
+    Raises UsageError where a reference is wanted that it cannot give: with the run's first samples, whatever they are for.
+    """
     from inward.sampling.transformers_engine import load_engine
 
     prepare(recipe, recipe.execution.workers)
-    return load_engine(
+    engine = load_engine(
         model,
         base=base,
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
     )
+    if recipe.training.reference == "sampler" and not engine.gives_logps:
+        raise UsageError(
+            "training.reference = 'sampler' needs an engine that gives the raw log-probabilities of what it draws, and this "
+            "one does not: leave training.reference out, and the reference is computed before training"
+        )
+    return engine
 
 
 def draw_outputs(
@@ -61,7 +72,11 @@ def draw_outputs(
     settings = recipe.sampling
     scaffold = recipe.thought.scaffold if arm == "thinking" else None
     decoding = Decoding(
-        temperature=draws.temperature, top_p=settings.top_p, top_k=settings.top_k, max_new_tokens=draws.max_new_tokens
+        temperature=draws.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_new_tokens=draws.max_new_tokens,
+        logps=draws.logps,
     )
     return draw_samples(
         prompts,

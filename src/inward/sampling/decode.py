@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from inward.sampling.engine import Decoding, Progress, Request
+from inward.sampling.logps import token_logps
 from inward.sampling.nucleus import draw, row_key, uniforms
 from inward.sampling.row import Row, Rules
 
@@ -73,7 +74,10 @@ def decode(
     seed: int,
     progress: Progress | None,
 ) -> list[Row]:
-    """Draw every row of every request and return them finished, in no particular order."""
+    """Draw every row of every request and return them finished, in no particular order.
+
+    Each holds the log-probabilities of the tokens after its opening if `decoding.logps`.
+    """
     waiting = deque(cut_into_units(requests, rows))
     active: list[_Active] = []
     done: list[Row] = []
@@ -83,15 +87,17 @@ def decode(
             active += _admit(decoder, waiting, free, rules, seed)
         logits = decoder.step([each.fed for each in active])
         numbers = uniforms([each.key for each in active], [len(each.row.tokens) for each in active])
-        drawn = finished = 0
-        for each, token in zip(active, draw(logits, decoding, numbers), strict=True):
-            if each.row.finish is None:
-                each.row.take(token)
-                each.fed = each.row.tokens[-1]
-                drawn += 1
-                finished += each.row.finish is not None
+        going = [at for at, each in enumerate(active) if each.row.finish is None]
+        tokens = draw(logits, decoding, numbers)
+        for at in going:
+            active[at].row.take(tokens[at])
+            active[at].fed = active[at].row.tokens[-1]
+        if decoding.logps:  # of what was taken: where the row writes, that is not what was drawn
+            logps = token_logps(logits, [each.fed for each in active])
+            for at in going:
+                active[at].row.logps.append(logps[at])
         if progress is not None:
-            progress(finished, drawn)
+            progress(sum(active[at].row.finish is not None for at in going), len(going))
         over = sum(each.row.finish is not None for each in active)
         if over == len(active) or 8 * over >= rows or (8 * over >= len(active) and over):
             kept = [at for at, each in enumerate(active) if each.row.finish is None]

@@ -20,12 +20,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How to draw. `top_k` bounds the candidates that top-p chooses from. Lengths are in tokens."""
+    """How to draw. `top_k` bounds the candidates that top-p chooses from. Lengths are in tokens.
+
+    `logps` asks for each token's log-probability, raw: without temperature, top-k and top-p (`Completion.logps`).
+    """
 
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 256
     max_new_tokens: int = 1024
+    logps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,10 @@ class Scaffold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One drawn completion; `written` marks the tokens that the engine wrote. `text` is without special tokens."""
+    """One drawn completion; `written` marks the tokens that the engine wrote. `text` is without special tokens.
+
+    `logps` (nats, one a token, those that the engine wrote included) are there only where `Decoding.logps` asked for them.
+    """
 
     request_id: str
     index: int
@@ -52,6 +59,7 @@ class Completion:
     written: tuple[bool, ...]
     text: str
     finish: Finish
+    logps: tuple[float, ...] | None = None
 
 
 Progress = Callable[[int, int], None]
@@ -61,11 +69,15 @@ Progress = Callable[[int, int], None]
 class Engine(Protocol):
     """Anything that can draw completions. The same seed and requests give the same completions.
 
-    `context` is the longest prompt + completion in tokens.
+    `context` is the longest prompt + completion in tokens. `gives_logps` says whether it can give raw log-probabilities, as
+    `Decoding.logps` asks.
     """
 
     @property
     def context(self) -> int: ...
+
+    @property
+    def gives_logps(self) -> bool: ...
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """Apply the chat template, with the generation prompt, exactly once (no second beginning-of-text token)."""
@@ -80,7 +92,10 @@ class Engine(Protocol):
         scaffold: Scaffold | None = None,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Return every request's `k` completions, ordered by request and index."""
+        """Return every request's `k` completions, ordered by request and index.
+
+        Raises UsageError for `decoding.logps` where the engine does not give them.
+        """
         ...
 
 

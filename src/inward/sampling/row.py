@@ -98,6 +98,7 @@ class Row:
         self.index = index
         self.tokens = list(rules.opening)
         self.written = [True] * len(rules.opening)
+        self.logps: list[float] = []  # of the tokens after the opening, where they are asked for
         self.finish: Finish | None = None
         self._rules = rules
         self._queue: deque[int] = deque()
@@ -123,7 +124,8 @@ class Row:
         elif self._thinking:
             self._watch_thought()
 
-    def completion(self) -> Completion:
+    def completion(self, opening: tuple[float, ...] | None = None) -> Completion:
+        """Return it finished; with `opening`, the log-probabilities of the opening's tokens, also with those of all others."""
         assert self.finish is not None
         return Completion(
             request_id=self.request_id,
@@ -132,6 +134,7 @@ class Row:
             written=tuple(self.written),
             text=self._rules.decode(self.tokens),
             finish=self.finish,
+            logps=None if opening is None else (*opening, *self.logps),
         )
 
     def _watch_thought(self) -> None:

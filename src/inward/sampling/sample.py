@@ -90,4 +90,5 @@ def _output(fmt: ThoughtFormat, completion: Completion, prompt_tokens: tuple[int
         response=parts.response,
         format_error=parts.error,
         finish=completion.finish,
+        logps=completion.logps,
     )

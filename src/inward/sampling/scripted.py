@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from inward.errors import UsageError
 from inward.records import content_id
 from inward.sampling.engine import Completion, Decoding, Progress, Request, Scaffold
 from inward.sampling.row import Row, check_lengths, make_rules
@@ -40,6 +41,10 @@ class ScriptedEngine:
     def context(self) -> int:
         return self._context
 
+    @property
+    def gives_logps(self) -> bool:
+        return False
+
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         turns = [f"<{message['role']}>{message['content']}".encode("utf-8", "surrogatepass") for message in messages]
         return tuple(token for turn in turns for token in (*turn, END)) + tuple(b"<assistant>")
@@ -53,7 +58,9 @@ class ScriptedEngine:
         scaffold: Scaffold | None = None,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Return every request's `k` completions, ordered by request and index."""
+        """Return every request's `k` completions, ordered by request and index. Raises UsageError for `decoding.logps`."""
+        if decoding.logps:
+            raise UsageError("a scripted engine has no probabilities: leave Decoding.logps out")
         rules = make_rules(decoding, scaffold, stops=frozenset({END}), encode=_encode, decode=_decode)
         check_lengths(requests, rules, self._context)
         completions = []

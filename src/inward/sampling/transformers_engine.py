@@ -21,6 +21,7 @@ from inward.hardware import device, resolve_dtype
 from inward.sampling.decode import Decoder, decode
 from inward.sampling.engine import Completion, Decoding, Progress, Request, Scaffold
 from inward.sampling.likelihood import continuation_logps
+from inward.sampling.logps import opening_logps
 from inward.sampling.packed import pack
 from inward.sampling.padded import PaddedDecoder
 from inward.sampling.row import check_lengths, make_rules
@@ -40,6 +41,7 @@ class TransformersEngine:
     context: int
     stops: frozenset[int]
     shared: bool
+    gives_logps: bool = True
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """Apply the chat template with the generation prompt. The template writes all special tokens, so none is added."""
@@ -65,7 +67,8 @@ class TransformersEngine:
         rows = decode(decoder, requests, rules, decoding, rows=self.rows, seed=seed, progress=progress)
         order = {request.id: at for at, request in enumerate(requests)}
         rows.sort(key=lambda row: (order[row.request_id], row.index))
-        return [row.completion() for row in rows]
+        openings = opening_logps(self.model, requests, rules.opening) if decoding.logps else {}
+        return [row.completion(openings.get(row.request_id)) for row in rows]
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text that stands inside a turn, without special ones."""

@@ -10,7 +10,7 @@ batches, the two differ by rounding: about one nat for 200 tokens was seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from inward.training.weights import load_model, working_dtype
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Reference", "ReferenceLogps", "align_reference", "load_reference", "reference_logps"]
+__all__ = ["Reference", "ReferenceLogps", "align_reference", "load_reference", "reference_logps", "require_finite"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,17 @@ def reference_logps(reference: Reference, examples: Sequence[Example], settings:
         chosen, rejected = sequence_logps(reference.model, batch).view(2, -1).tolist()
         for example, good, bad in zip(micro, chosen, rejected, strict=True):
             found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
-    for logps in found.values():
+    remedy = f"its weights may be damaged, or overflow in {reference.dtype}; try model.dtype = 'float32'"
+    require_finite(found.values(), f"the reference {reference.path} gives", remedy)
+    return [found[example.pair_id] for example in examples]
+
+
+def require_finite(found: Iterable[ReferenceLogps], who: str, remedy: str) -> None:
+    for logps in found:
         if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
             raise TrainingError(
-                f"the reference {reference.path} gives pair {logps.pair_id} the log-probabilities {logps.chosen} and "
-                f"{logps.rejected}: its weights may be damaged, or overflow in {reference.dtype}; try model.dtype = 'float32'"
+                f"{who} pair {logps.pair_id} the log-probabilities {logps.chosen} and {logps.rejected}: {remedy}"
             )
-    return [found[example.pair_id] for example in examples]
 
 
 def align_reference(reference: Mapping[str, ReferenceLogps], pair_ids: Sequence[str], device: torch.device) -> Tensor:
