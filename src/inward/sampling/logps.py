@@ -18,16 +18,19 @@ from torch import Tensor
 from inward.sampling.engine import Request
 
 CACHED_ROWS = 32
-"""Rows of logits whose exponentials are summed at once on a processor: they stay in its cache, which is five times faster."""
+"""Rows of logits whose exponentials are taken at once on a processor: they stay in its cache, which is five times faster."""
 
 
-def logsumexp(logits_RV: Tensor) -> Tensor:
-    """Return log sum exp of each row [R] in fp32."""
+def logsumexp(logits_RV: Tensor, *, normalise: bool = False) -> Tensor:
+    """Return log sum exp of each row [R] in fp32; with `normalise` also turn the logits into probabilities, in place."""
     found = []
     for block in torch.split(logits_RV, CACHED_ROWS if logits_RV.device.type == "cpu" else len(logits_RV)):
-        top_R1 = block.amax(dim=1, keepdim=True).float()
-        apart_RV = block.to(torch.float32, copy=True).sub_(top_R1)  # a copy also of fp32: what follows is in place
-        found.append(apart_RV.exp_().sum(dim=1).log_().add_(top_R1[:, 0]))
+        top_R1 = block.amax(dim=1, keepdim=True).to(torch.promote_types(block.dtype, torch.float32))
+        parts_RV = block.to(top_R1.dtype, copy=True).sub_(top_R1).exp_()  # a copy also of fp32: the logits stay
+        total_R1 = parts_RV.sum(dim=1, keepdim=True)
+        if normalise:
+            block.copy_(parts_RV.div_(total_R1))
+        found.append(total_R1.log_().add_(top_R1)[:, 0].float())
     return torch.cat(found)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inward.errors import UsageError
+from inward.sampling.logps import logsumexp
 from inward.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ CHUNK_LOGITS = 2**26
 """Logits that are held at once, in the model's number format: 128 MiB in bf16, 1,365 tokens at a vocabulary of 49,152."""
 CHUNK_LOGITS_CPU = 2**24 - 2**16
 """The same on a processor: just below 32 MiB in bf16, the most that a C library lays out in memory it has (`kept_memory`)."""
-CACHED_ROWS = 32
-"""Rows of logits whose exponentials are taken at once on a processor: they stay in its cache, which is five times faster."""
 HEAD_ROWS = 4096
 """Rows of the head whose gradient is added up at once."""
 
@@ -91,7 +90,7 @@ class _LinearHead(torch.autograd.Function):
             targets = targets_N[chunk]
             logits_NV = _scaled(F.linear(hidden_ND[chunk], weight_VD, bias_V), factor)
             found_N = logits_NV.gather(1, targets[:, None])[:, 0].float()
-            logps_N[chunk] = found_N - _logsumexp(logits_NV, normalise=slope_ND is not None)
+            logps_N[chunk] = found_N - logsumexp(logits_NV, normalise=slope_ND is not None)
             if slope_ND is not None:
                 slope_ND[chunk] = _slope(logits_NV, targets, weight_VD)
         ctx.save_for_backward(*((slope_ND,) if frozen else (hidden_ND, targets_N, weight_VD, bias_V)))
@@ -111,7 +110,7 @@ class _LinearHead(torch.autograd.Function):
         for chunk in _chunks(targets_N, len(weight_VD)):
             hidden, targets, scale_N1 = hidden_ND[chunk], targets_N[chunk], ctx.factor * grad_N[chunk, None].to(sums["dtype"])
             weights_NV = _scaled(F.linear(hidden, weight_VD, bias_V), ctx.factor)
-            _logsumexp(weights_NV, normalise=True)
+            logsumexp(weights_NV, normalise=True)
             grad_hidden_ND[chunk] = (scale_N1 * _slope(weights_NV, targets, weight_VD)).to(hidden.dtype)
             scaled_ND = scale_N1 * hidden
             for part in _slices(len(total_VD), HEAD_ROWS):  # a part's product in fp32 is small enough to be kept memory
@@ -175,19 +174,6 @@ def _slope(weights_NV: Tensor, targets_N: Tensor, weight_VD: Tensor) -> Tensor:
 
 def _scaled(logits: Tensor, factor: float) -> Tensor:
     return logits if factor == 1.0 else logits * factor
-
-
-def _logsumexp(logits_NV: Tensor, *, normalise: bool = False) -> Tensor:
-    """Return log sum exp of each row [N] in fp32; with `normalise` also turn the logits into probabilities, in place."""
-    found = []
-    for block in torch.split(logits_NV, CACHED_ROWS if logits_NV.device.type == "cpu" else len(logits_NV)):
-        top_N1 = block.amax(dim=1, keepdim=True).to(_sums(block))
-        parts_NV = block.to(top_N1.dtype).sub_(top_N1).exp_()
-        total_N1 = parts_NV.sum(dim=1, keepdim=True)
-        if normalise:
-            block.copy_(parts_NV.div_(total_N1))
-        found.append(total_N1.log_().add_(top_N1)[:, 0].float())
-    return torch.cat(found)
 
 
 def _factor(model: PreTrainedModel) -> float:
