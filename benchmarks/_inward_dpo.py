@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks._training_work import Work, counted, make_pairs, peak_memory_mib, report
-from inward.config import LoraSettings, TrainingSettings
+from inward.config import LoraSettings, Quantisation, TrainingSettings
 from inward.hardware import measured_peak
 from inward.training.batches import epoch_steps
 from inward.training.flops import work_of
@@ -22,13 +22,14 @@ from inward.training.train import train
 def main() -> None:
     work = Work.from_arguments(argparse.ArgumentParser(description="Our side of benchmarks/training.py."))
     torch.set_num_threads(work.threads)
+    base: Quantisation | None = "nf4" if work.quantise else None
     settings = TrainingSettings(
         epochs=1,
         batch_pairs=work.batch_pairs,
         batch_tokens=work.batch_tokens,
         batching=work.batching,
         learning_rate=1e-6,
-        lora=LoraSettings(rank=work.lora, alpha=2.0 * work.lora) if work.lora else None,
+        lora=LoraSettings(rank=work.lora, alpha=2.0 * work.lora, quantise_base=base) if work.lora else None,
     )
     made, model = make_pairs(work), Path(work.model)
     dealt = [pair for step in epoch_steps(made, settings, seed=0, epoch=1) for pair in step]

@@ -15,7 +15,10 @@ from inward.training.examples import Example
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One measurement. The first `warmup_steps` steps are not counted; `lora` is a rank, 0 for full training."""
+    """One measurement. The first `warmup_steps` steps are not counted; `lora` is a rank, 0 for full training.
+
+    With `quantise` the adapter's base is held in 4 bits.
+    """
 
     model: str
     steps: int = 3
@@ -24,6 +27,7 @@ class Work:
     prompt: int = 125
     completion: int = 235
     lora: int = 0
+    quantise: bool = False
     threads: int = 2
     trl_batch: int = 4
     trl_checkpointing: bool = True

@@ -1,7 +1,7 @@
 """A DPO step: ours beside TRL's DPOTrainer, in one run, on the same model, pairs, precision and optimiser.
 
 Run: python -m benchmarks.training [--json] [--lora RANK] [--rounds 1] [--steps 2] [--pairs 16] [--model PATH]
-                                   [--prompt 125] [--completion 235] [--ours-only] [--sweep]
+                                   [--prompt 125] [--completion 235] [--ours-only [--quantise-base]] [--sweep]
 
 Both sides start from the same weights and train on the same token ids: log-normal output lengths, prompts of nearly one
 length, as in the runs of docs/log.md. Both hold fp32 weights and fp32 AdamW moments and compute in bf16: TRL by autocast
@@ -39,6 +39,7 @@ def main() -> None:
         prompt=arguments.prompt,
         completion=arguments.completion,
         lora=arguments.lora,
+        quantise=arguments.quantise_base,
         threads=arguments.threads,
         batch_tokens=arguments.batch_tokens,
     )
@@ -60,7 +61,7 @@ def _compare(work: Work, rounds: int, ours_only: bool) -> dict[str, Any]:
     result = {
         "benchmark": "training",
         "model": work.model.rsplit("/", 1)[-1],
-        "training": f"lora rank {work.lora}" if work.lora else "full",
+        "training": f"lora rank {work.lora}{', base in nf4' if work.quantise else ''}" if work.lora else "full",
         "pairs": work.batch_pairs * (work.steps - work.warmup_steps),
         "tokens": ours[0]["tokens"],
         "rounds": rounds,
@@ -133,8 +134,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=4096, help="our training.batch_tokens")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    parser.add_argument("--quantise-base", action="store_true", help="with --lora: its base in 4 bits")
     parser.add_argument("--sweep", action="store_true", help="how our speed goes with length, batch and pairs")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.quantise_base and not (arguments.lora and arguments.ours_only):
+        parser.error("--quantise-base needs --lora, and --ours-only: TRL is not set up for it here")
+    return arguments
 
 
 if __name__ == "__main__":

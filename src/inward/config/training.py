@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from inward.config.base import Batching, Settings
+from inward.config.base import Batching, Quantisation, Settings
 
 Objective = Literal["dpo", "irpo", "ipo", "hinge", "dpo_norm", "simpo"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -16,10 +16,17 @@ LOGISTIC = ("dpo", "irpo", "dpo_norm", "simpo")  # the objectives that are -log 
 
 
 class LoraSettings(Settings):
+    """An adapter of this `rank` on the layers named by `targets` (unset: every linear layer but the head); all else is frozen.
+
+    `quantise_base = "nf4"` holds the frozen linear layers in 4 bits, as in QLoRA (package bitsandbytes), for the policy and
+    for the reference. It saves memory and costs time. The next model is the adapter merged into the unquantised base.
+    """
+
     rank: int = Field(default=16, gt=0)
     alpha: float = Field(default=32.0, gt=0.0)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    targets: tuple[str, ...] | None = None  # None: every linear layer but the head
+    targets: tuple[str, ...] | None = None
+    quantise_base: Quantisation | None = None
 
 
 class EarlyStopSettings(Settings):
@@ -84,6 +91,11 @@ class TrainingSettings(Settings):
     @property
     def needs_reference(self) -> bool:
         return self.objective != "simpo"
+
+    @property
+    def quantise(self) -> Quantisation | None:
+        """The format that the frozen linear layers are held in, the reference's as well; None: as they are."""
+        return self.lora.quantise_base if self.lora else None
 
     @model_validator(mode="after")
     def _objective_consistent(self) -> Self:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from inward.training.examples import Example
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -46,16 +47,26 @@ def work_of(model: PreTrainedModel) -> Work:
 
     head = model.get_output_embeddings()
     body = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    matrices = [m.weight for m in (*body, head)]
+    matrices = [*body, head]
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Work(
-        body=2.0 * sum(m.weight.numel() for m in body),
-        head=2.0 * head.weight.numel(),
+        body=2.0 * sum(map(_numbers, body)),
+        head=2.0 * _numbers(head),
         attention=4.0 * config.num_hidden_layers * heads * width,
-        learned=sum(w.numel() for w in matrices if w.requires_grad) / sum(w.numel() for w in matrices),
+        learned=sum(_numbers(m) for m in matrices if m.weight.requires_grad) / sum(map(_numbers, matrices)),
     )
+
+
+def _numbers(module: torch.nn.Module) -> int:
+    """Return the numbers in a layer's matrix; a quantised weight holds two of them in a byte, so its own count is another."""
+    import torch
+
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features * module.out_features
+    assert isinstance(module.weight, torch.Tensor)
+    return module.weight.numel()
 
 
 def _seen(example: Example) -> int:

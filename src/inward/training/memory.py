@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GIB = 2**30
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""What a number takes: 4 bits, its share of a block's scale in 8 bits, and of that scale's own, one for 256 blocks, in fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,15 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
     """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`.
 
     Full training holds working weights and gradients, and beside bf16 ones fp32 masters and their gradients; AdamW two moments.
+    Of a quantised base one matrix at a time is restored to `dtype`.
     """
     size = dtype.itemsize
     shape = _Shape(config)
     trained = parameters if settings.lora is None else settings.lora.rank * shape.layers * shape.lora_widths
     weights = size * parameters
+    if settings.quantise:
+        packed = min(parameters, shape.layers * shape.matrices)
+        weights -= round((size - NF4_BYTES) * packed) - size * shape.width * shape.inner
     if settings.lora is None:
         weights += size * parameters + (8 * parameters if size < 4 else 0)
     else:
@@ -98,7 +104,8 @@ def check_memory(
         f"training {model_path} would take about {needs.total / GIB:.1f} GiB: {needs.weights / GIB:.1f} for weights and "
         f"gradients, {needs.optimiser / GIB:.1f} for the optimiser, {needs.activations / GIB:.1f} for the activations of "
         f"{tokens} tokens. {'The machine' if processes == 1 else 'Each process'} has {there / GIB:.1f}. Lower "
-        "training.batch_tokens, set training.gradient_checkpointing = true, or train an adapter with training.lora"
+        "training.batch_tokens, set training.gradient_checkpointing = true, or train an adapter with training.lora, its base "
+        "in 4 bits with training.lora.quantise_base = 'nf4'"
     )
 
 
@@ -152,6 +159,11 @@ class _Shape:
         norms = 2 * (4 + size) * self.width
         products = 2 * self.width + 2 * self.queries + 2 * self.keys + 4 * self.inner
         return norms + size * products
+
+    @property
+    def matrices(self) -> int:
+        """Return the numbers in a layer's seven matrices."""
+        return 2 * self.width * (self.queries + self.keys) + 3 * self.width * self.inner
 
     @property
     def lora_widths(self) -> int:

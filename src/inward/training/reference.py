@@ -43,7 +43,9 @@ class Reference:
 
 
 def load_reference(path: Path, settings: TrainingSettings, *, dtype: str, trust_remote_code: bool = False) -> Reference:
-    model = load_model(path, working_dtype(path, dtype), trust_remote_code=trust_remote_code)
+    """Load the reference as the policy is loaded: over a quantised base, it is that base with no adapter."""
+    working = working_dtype(path, dtype)
+    model = load_model(path, working, quantise=settings.quantise, trust_remote_code=trust_remote_code)
     check_head(model)
     return Reference(model=model, batching=settle(model, settings.batching), path=path, dtype=dtype)
 

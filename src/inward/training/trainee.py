@@ -48,7 +48,7 @@ def make_trainee(
 ) -> Trainee:
     """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
     working = working_dtype(model_path, dtype)
-    model = load_model(model_path, working, trust_remote_code=trust_remote_code)
+    model = load_model(model_path, working, quantise=settings.quantise, trust_remote_code=trust_remote_code)
     check_head(model)
     batching = settle(model, settings.batching)
     adapted = _adapt(model, settings.lora, seed) if settings.lora else None

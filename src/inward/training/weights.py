@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from inward.errors import UsageError
+from inward.config import Quantisation
+from inward.errors import MissingExtraError, UsageError
 from inward.hardware import device, named_dtype
 from inward.storage import read_json, whole_folder
 
@@ -48,20 +49,33 @@ def working_dtype(model_path: Path, dtype: str) -> torch.dtype:
     return torch.bfloat16 if named is torch.bfloat16 else torch.float32
 
 
-def load_model(model_path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a model folder onto the device without dropout. Raises UsageError where it holds no causal language model."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+def load_model(
+    model_path: Path, dtype: torch.dtype, *, quantise: Quantisation | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load a model folder onto the device without dropout, its linear layers but the head in 4 bits with `quantise`.
 
+    Raises UsageError where it holds no causal language model or one that is quantised already, MissingExtraError without
+    the `bitsandbytes` extra.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    how = {} if quantise is None else _four_bits(quantise, dtype)
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=dtype, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        stored = AutoConfig.from_pretrained(model_path, **where)
+        if getattr(stored, "quantization_config", None) is not None:
+            raise UsageError(
+                f"{model_path} holds quantised weights, which cannot be trained: give the unquantised model; "
+                "training.lora.quantise_base holds it in 4 bits while an adapter is trained"
+            )
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, **how, **where)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(f"cannot load a causal language model from {model_path}: {error}") from error
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise UsageError(f"{model_path} holds quantised weights, which cannot be trained: give the unquantised model")
-    return model.to(device()).eval()
+    if quantise is None:
+        return model.to(device()).eval()
+    _multiply_plainly(model)
+    return model.eval()
 
 
 def write_model(model: PreTrainedModel, trained: Mapping[str, Tensor], base: Path, folder: Path) -> None:
@@ -82,7 +96,12 @@ def write_model(model: PreTrainedModel, trained: Mapping[str, Tensor], base: Pat
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bool = False) -> Path:
-    """Add a LoRA adapter to its base in fp32 and store the sum as a model folder in the base's dtype. Returns `out`."""
+    """Add a LoRA adapter to its base in fp32 and store the sum as a model folder in the base's dtype. Returns `out`.
+
+    The base is the unquantised one also where the adapter was trained over 4 bits (`training.lora.quantise_base`), as is usual
+    with QLoRA. So the next model loses nothing to rounding, but is not exactly what was trained (docs/log.md has by how much);
+    checkpoints are sampled from merged, and so chosen as what they will be.
+    """
     from peft import PeftModel
 
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
@@ -104,6 +123,42 @@ def promote(checkpoint: Path, base: Path, out: Path, *, trust_remote_code: bool 
     with whole_folder(out) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     return out
+
+
+def _four_bits(quantise: Quantisation, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what `from_pretrained` takes to quantise while loading, scales included (QLoRA, arXiv 2305.14314)."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "bitsandbytes")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=quantise, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {
+        "quantization_config": config,
+        "device_map": {"": torch.cuda.current_device() if device().type == "cuda" else "cpu"},
+    }
+
+
+def _multiply_plainly(model: PreTrainedModel) -> None:
+    """Have each quantised layer restore its weights for every product, whatever it is used for.
+
+    On processors with AVX512-BF16, bitsandbytes repacks the weights of a layer that is called without gradients, for good, and
+    multiplies by a kernel of other rounding and without a backward pass. The policy would then get no gradient from any layer
+    that a trial had called before, and differ from the reference. Raises UsageError where nothing was quantised.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if not layers:
+        raise UsageError(
+            f"training.lora.quantise_base is set but {type(model).__name__} has no linear layers that bitsandbytes can hold "
+            "in 4 bits: leave it out"
+        )
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
 
 
 def _only_beside_weights(_: str, names: list[str]) -> set[str]:
