@@ -1,18 +1,20 @@
 """What a base in 4 bits changes: log-probabilities over it, and what an adapter trained over it is worth once merged.
 
-Run: python -m benchmarks.quantised [--json] [--model smollm2] [--prompts 64] [--epochs 3] [--rank 16]
+Run: python -m benchmarks.quantised [--json] [--plain] [--model smollm2] [--prompts 64] [--epochs 6] [--rate 2e-4] [--rank 16]
 
 The model writes two responses to each of `--prompts` generated tasks (temperature 1, at most 96 tokens); the shorter one is
-chosen, a preference that is quickly learned. An adapter is trained over the base in NF4 on one half of the pairs. On the other
-half, over all tokens of the responses and in the working number format, nats a token:
+chosen, a preference that is quickly learned. An adapter is trained over the base in NF4 on one half of the pairs, or with
+`--plain` over the base as it is, which shows what rounding the merged weights does by itself. On the other half, over all
+tokens of the responses and in the working number format, nats a token:
 
-- `base`: mean absolute difference between the quantised and the unquantised base;
-- `trained`: the same between what was trained (quantised base and adapter) and what is kept (adapter merged into the
-  unquantised base), and `trained_sequence` the mean absolute difference of whole responses;
-- `drift`: the mean absolute change that training made to the quantised model, to hold the others against;
-- `reward_correlation`: over responses, between log(trained / quantised base) and log(merged / unquantised base): whether what
-  was learned over the one is what the other gained. `accuracy` and `merged_accuracy`: the share of held-out pairs whose chosen
-  response gained more than the rejected one, in the one and the other.
+- `base`: mean absolute difference between the base as it was trained over and as it is stored; `base_nll` and `stored_nll`
+  are the mean of -log p of the two;
+- `trained`: the same difference between what was trained and what is kept (the adapter merged into the stored base), and
+  `trained_sequence` the mean absolute difference of whole responses;
+- `drift`: the mean absolute change that training made to what was trained, to hold the others against;
+- `reward_correlation`: over responses, between log(trained / its base) and log(merged / stored base): whether what was learned
+  over the one is what the other gained. `margin` and `merged_margin`: how much more the chosen response gained than the
+  rejected one, in the mean; `accuracy` and `merged_accuracy`: in which share of the pairs it gained more.
 """
 
 from __future__ import annotations
@@ -47,27 +49,28 @@ from inward.training.weights import load_model, promote, working_dtype
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a base in 4 bits changes.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plain", action="store_true", help="the control: the base is not quantised")
     parser.add_argument("--model", default="smollm2", help="a model folder, a Hub name or the embedded model")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate")
     parser.add_argument("--rank", type=int, default=16)
     arguments = parser.parse_args()
-    result = measure(local_folder(arguments.model), arguments.prompts, arguments.epochs, arguments.rank)
+    lora = LoraSettings(rank=arguments.rank, quantise_base=None if arguments.plain else "nf4")
+    settings = TrainingSettings(epochs=arguments.epochs, batch_pairs=8, learning_rate=arguments.rate, lora=lora)
+    result = measure(local_folder(arguments.model), arguments.prompts, settings)
     print(json.dumps(result) if arguments.json else "\n".join(f"{key:20} {value}" for key, value in result.items()))
 
 
-def measure(model: Path, prompts: int, epochs: int, rank: int) -> dict[str, Any]:
+def measure(model: Path, prompts: int, settings: TrainingSettings) -> dict[str, Any]:
     pairs = draw_pairs(model, prompts)
     training, held_out = pairs[::2], pairs[1::2]
-    settings = TrainingSettings(
-        epochs=epochs, batch_pairs=8, learning_rate=1e-4, lora=LoraSettings(rank=rank, quantise_base="nf4")
-    )
     dtype = working_dtype(model, "auto")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = reference_logps(load_reference(model, settings, dtype="auto"), training, settings)
         adapter = train(model, training, reference, settings, folder / "trained", seed=0, dtype="auto")[-1]
-        quantised = load_model(model, dtype, quantise="nf4")
+        quantised = load_model(model, dtype, quantise=settings.quantise)
         low = logps(quantised, held_out)
         low_trained = logps(PeftModel.from_pretrained(quantised, adapter).get_base_model(), held_out)
         plain = logps(load_model(model, dtype), held_out)
@@ -76,13 +79,18 @@ def measure(model: Path, prompts: int, epochs: int, rank: int) -> dict[str, Any]
     return {
         "benchmark": "quantised base",
         "model": model.name,
+        "trained_over": settings.quantise or str(dtype),
         "held_out_pairs": len(held_out),
         "tokens": len(low),
         "base": _mean(low - plain),
+        "base_nll": round(-float(low.mean()), 4),
+        "stored_nll": round(-float(plain.mean()), 4),
         "trained": _mean(low_trained - merged),
         "trained_sequence": _mean(_sums(low_trained - merged, held_out)),
         "drift": _mean(low_trained - low),
         "reward_correlation": round(float(torch.corrcoef(torch.stack([gains, merged_gains]))[0, 1]), 3),
+        "margin": round(float((gains[::2] - gains[1::2]).mean()), 3),
+        "merged_margin": round(float((merged_gains[::2] - merged_gains[1::2]).mean()), 3),
         "accuracy": _accuracy(gains),
         "merged_accuracy": _accuracy(merged_gains),
     }

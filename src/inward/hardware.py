@@ -103,6 +103,18 @@ def kept_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back_memory() -> None:
+    """Return freed memory to the system; no effect with another C library than glibc.
+
+    glibc keeps it wherever anything above it is still in use: two gigabytes after training a model of 135M parameters, as much
+    as all that the process then uses and more (docs/log.md). The next stage would use it, but until then nobody else can.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        assert libc is not None
+        libc.malloc_trim(0)
+
+
 def _finish(device: torch.device) -> None:
     import torch
 

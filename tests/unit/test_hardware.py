@@ -1,11 +1,15 @@
-"""The number format that "auto" stands for follows the hardware; a named one is taken as it is."""
+"""The number format that "auto" stands for follows the hardware, a named one is taken as it is; freed memory is given back."""
 
 from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
 
 import pytest
 import torch
 
-from inward.hardware import device, named_dtype, resolve_dtype
+from inward.hardware import device, give_back_memory, named_dtype, resolve_dtype
 
 PROCESSOR = torch.device("cpu")
 
@@ -36,3 +40,17 @@ def test_auto_on_cuda_does_not_take_emulated_bf16(monkeypatch: pytest.MonkeyPatc
 def test_names_are_taken_with_and_without_the_prefix() -> None:
     assert named_dtype("torch.bfloat16") is named_dtype("bfloat16") is torch.bfloat16
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has ways of its own")
+def test_what_is_freed_below_what_is_in_use_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [b"x" * 2**16 for _ in range(2048)]  # 128 MiB, in blocks too small to come from the system one by one
+    above = blocks[-1]
+    blocks.clear()
+    before = resident()
+    give_back_memory()
+    assert before - resident() > 2**26
+    assert len(above) == 2**16

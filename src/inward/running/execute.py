@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from inward.errors import InwardError
+from inward.hardware import give_back_memory
 from inward.running.costs import Cost, append_cost, peak_memory
 from inward.running.shards import read_shard, shard_paths, write_shard
 
@@ -151,6 +152,7 @@ def run_shards(
         reporter.begin(label, units_per_item * sum(len(groups[n]) for n in missing), unit)
         if len(jobs) == 1 and not isolate:
             _do_shards(jobs[0], reporter.advance)
+            give_back_memory()
         else:
             in_processes(_do_shards, [(job,) for job in jobs], advance=reporter.advance, label=label)
         reporter.end()

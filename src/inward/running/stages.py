@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import CombinedJudge
+from inward.hardware import give_back_memory
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
 from inward.running.execute import in_processes
@@ -168,6 +169,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         in_processes(train_model, [(*call, None)], advance=run.reporter.advance, label=label)
     else:
         train_model(*call, None, run.reporter.advance)
+        give_back_memory()
     run.reporter.end()
     return stored_epochs(out)
 
