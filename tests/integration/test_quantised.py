@@ -24,7 +24,7 @@ from inward.training.metrics import StepMetrics
 from inward.training.trackers import require_packages
 from inward.training.train import train
 from inward.training.trainee import Trainee, make_trainee
-from inward.training.weights import load_model, promote
+from inward.training.weights import _multiply_plainly, load_model, promote
 from tests.integration.test_kill import Forks, write_recipe
 from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
@@ -211,6 +211,12 @@ def test_what_it_takes_is_counted_as_it_is_held(tmp_path: Path) -> None:
     assert found.weights < without.weights / 2
     work = [make_trainee(path, settings, seed=0, dtype="bfloat16").work for settings in (QUANTISED, PLAIN)]
     assert work[0] == work[1]
+
+
+@installed
+def test_a_model_of_which_nothing_can_be_quantised_is_refused(seed_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"training\.lora\.quantise_base .* LlamaForCausalLM has no linear layers"):
+        _multiply_plainly(load_model(seed_model, torch.float32))
 
 
 @installed
