@@ -51,6 +51,14 @@ def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
     assert len(description(path)) > 20
 
 
+def test_a_quantised_base_has_no_reference_in_the_sampler() -> None:
+    tree = changed(training__lora={"rank": 4, "quantise_base": "nf4"})
+    assert parse_recipe(tree).training.quantise == "nf4"
+    tree["training"]["reference"] = "sampler"
+    assert "training.lora.quantise_base" in complaint(tree)
+    assert "training.reference" in complaint(tree)
+
+
 def test_a_minimal_recipe_is_the_papers_setting() -> None:
     recipe = parse_recipe(TREE)
     assert (recipe.sampling.k, recipe.sampling.temperature, recipe.sampling.top_p) == (8, 0.8, 0.95)

@@ -118,6 +118,11 @@ class TrainingSettings(Settings):
     def _rest_consistent(self) -> Self:
         if not self.thought_weight and not self.response_weight:
             raise ValueError("training.thought_weight and training.response_weight are both 0: there is nothing to learn")
+        if self.quantise and self.reference == "sampler":
+            raise ValueError(
+                f"training.lora.quantise_base = '{self.quantise}' trains over another base than the one that sampled, whose "
+                "log-probabilities training.reference = 'sampler' takes: leave one of them out"
+            )
         if self.early_stop and self.early_stop.patience >= self.epochs:
             raise ValueError(
                 f"training.early_stop.patience ({self.early_stop.patience}) never ends a training of "
