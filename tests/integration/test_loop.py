@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inward.cli.status import stages
 from inward.records import Output, Pair, Score
-from inward.running.rundir import RunDir
+from inward.running.rundir import RunDir, stored_recipe
 from inward.running.shards import read_stage
 from tests.integration.test_kill import Forks, contents, write_recipe
 from tests.tiny_reward import tiny_reward_model
@@ -73,6 +74,8 @@ def test_two_iterations_go_on_from_each_other(place: tuple[Path, Forks], tmp_pat
     assert not prompts[0] & prompts[1]
     both = [{o.prompt_id for o in read_stage(done.iteration("direct", t) / "outputs", Output)} for t in (1, 2)]
     assert both == prompts, "both arms get the same prompts"
+    for row in stages(done, stored_recipe(done)):
+        assert row["done"] == row["total"] > 0, row
     models = [(done.iteration(arm, t) / "model" / "model.safetensors").read_bytes() for arm in summary["arms"] for t in (1, 2)]
     assert len(set(models)) == 4
 

@@ -18,6 +18,7 @@ from inward.running.execute import Silent
 from inward.running.run import At, Run
 from inward.running.rundir import RunDir, open_existing, prepare, stored_recipe
 from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
+from inward.storage import write_json
 from inward.training.weights import load_model
 from tests.build import output
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -103,11 +104,16 @@ def test_a_folder_whose_config_is_a_models_is_left_alone(run: RunDir) -> None:
     assert run.config.read_text() == '{"model_type": "llama"}'
 
 
-def test_status_counts_the_reference_as_the_one_part_it_is(run: RunDir) -> None:
+def test_status_counts_the_parts_of_the_reference_by_its_pairs(run: RunDir) -> None:
     begin(run, 1)
-    rows = {row["stage"]: row["total"] for row in status_rows(run, recipe(execution={"shard_prompts": 1}))}
-    assert rows["reference"] == rows["pairs"] == 1
-    assert rows["outputs"] == 2
+    wanted = recipe(execution={"shard_prompts": 1})
+
+    def total(stage: str) -> int:
+        return next(int(row["total"]) for row in status_rows(run, wanted) if row["stage"] == stage)
+
+    assert (total("outputs"), total("pairs"), total("reference")) == (2, 1, 2)
+    write_json(run.iteration("thinking", 1) / "pairing.json", {"pairs": 1})
+    assert total("reference") == 1
 
 
 @pytest.mark.parametrize("t", [0, 1])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from inward.running.rundir import RunDir
 
 SHARDED = ("outputs", "verdicts")
-"""Stages cut by prompts; prompts, scores, pairs and reference are always one shard."""
+"""Stages cut by prompts. The reference is cut by pairs; prompts, scores and pairs are always one shard."""
 
 
 def status(
@@ -91,9 +91,22 @@ def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int
     size = recipe.execution.shard_prompts
     found: dict[str, tuple[int, int]] = {"prompts": (_parts(folder / "prompts"), 1)}
     found |= {stage: (_parts(folder / stage), -(-recipe.prompts.per_iteration // size)) for stage in SHARDED}
-    found |= {stage: (_parts(folder / stage), 1) for stage in ("scores", "pairs", "reference")}
+    found |= {stage: (_parts(folder / stage), 1) for stage in ("scores", "pairs")}
+    if recipe.training.needs_reference:
+        found["reference"] = (_parts(folder / "reference"), _reference_parts(folder, recipe))
     trained = epochs if (folder / "evaluation.json").exists() else len(list(folder.glob("checkpoints/epoch_[0-9][0-9]")))
     return found | {"training": (trained, epochs), "validation": (evaluated, epochs)}
+
+
+def _reference_parts(folder: Path, recipe: Recipe) -> int:
+    """Return how many shards of log-probabilities the pairs come to: those of a whole iteration until there are pairs."""
+    if recipe.training.reference == "sampler":
+        return 1
+    from inward.storage import read_json
+
+    found = folder / "pairing.json"
+    pairs = read_json(found)["pairs"] if found.exists() else recipe.prompts.per_iteration
+    return -(-pairs // recipe.execution.shard_prompts)
 
 
 def _parts(folder: Path) -> int:

@@ -19,7 +19,8 @@ class LoraSettings(Settings):
     """An adapter of this `rank` on the layers named by `targets` (unset: every linear layer but the head); all else is frozen.
 
     `quantise_base = "nf4"` holds the frozen linear layers in 4 bits, as in QLoRA (package bitsandbytes), for the policy and
-    for the reference. It saves memory and costs time. The next model is the adapter merged into the unquantised base.
+    for the reference. It is for the memory of GPUs: on processors none was saved. The next model is the adapter merged into
+    the unquantised base.
     """
 
     rank: int = Field(default=16, gt=0)
