@@ -1,9 +1,9 @@
 """How much memory a training will take, reckoned before it starts, and what to do when it runs out all the same.
 
 An estimate: what is held for certain (weights, gradients, optimiser), and the activations of a decoder layer with gated
-feed-forward as `transformers` keeps them for the backward pass. The peak of a process is higher, on processors by a quarter to
-two thirds: it holds the libraries and what the allocator keeps for the next tensor (docs/log.md). Only what is beyond the machine as a whole is refused, never what merely
-looks tight: other programs may go.
+feed-forward as `transformers` keeps them for the backward pass. The peak of a process is higher, on processors by a quarter
+to two thirds: it holds the libraries and what the allocator keeps for the next tensor (docs/log.md). Only what is beyond the
+machine as a whole is refused, never what merely looks tight: other programs may go.
 """
 
 from __future__ import annotations
