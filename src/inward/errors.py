@@ -44,3 +44,7 @@ class JudgeError(InwardError):
 
 class TrainingError(InwardError):
     """Training cannot go on: a loss that is not finite, no pairs to learn from, and the like."""
+
+
+class ShortOfMemory(TrainingError):
+    """Memory ran out in a step that processes share: they have to start again, and will take less at a time."""

@@ -42,10 +42,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return model, examples, stored_reference(model, examples, PLAIN, dtype="float32")
 
 
-def alone(inputs: Inputs, settings: TrainingSettings, out: Path) -> Path:
+def alone(inputs: Inputs, settings: TrainingSettings, out: Path, *, dtype: str = "float32") -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    train(*inputs, settings, out, seed=5, dtype="float32")
+    train(*inputs, settings, out, seed=5, dtype=dtype)
     torch.set_num_threads(threads)
     return out
 
@@ -58,8 +58,11 @@ def together(
     size: int = 2,
     dies_after: str | None = None,
     fails: str | None = None,
+    dtype: str = "float32",
+    shard: bool = False,
 ) -> Path:
-    codes = in_team(size, train_in_team, *inputs, settings, out, dies_after, fails, out.with_name(f"{out.name}-report"))
+    report = out.with_name(f"{out.name}-report")
+    codes = in_team(size, train_in_team, *inputs, settings, out, dies_after, fails, report, dtype, shard)
     assert codes == ([0] * size if dies_after is None else [-signal.SIGKILL] * size)
     return out
 

@@ -45,6 +45,8 @@ def train_in_team(
     dies_after: str | None,
     fails: str | None,
     report: Path,
+    dtype: str,
+    shard: bool,
 ) -> None:
     """Train; the main process dies once it has renamed something to a name that begins with `dies_after` below `out`.
 
@@ -75,7 +77,7 @@ def train_in_team(
         training.sequence_logps = short_of_memory
     with seated(seat) as team:
         try:
-            training.train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team)
+            training.train(model, examples, reference, settings, out, seed=5, dtype=dtype, team=team, shard=shard)
         except InwardError as error:
             report.with_name(f"{report.name}-{seat.rank}").write_text(f"{type(error).__name__}: {error}")
     if fails == "memory":

@@ -81,6 +81,7 @@ def check_memory(
     dtype: str,
     tokens: int,
     processes: int = 1,
+    sharded: bool = False,
     trust_remote_code: bool = False,
 ) -> Needs | None:
     """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate for one process.

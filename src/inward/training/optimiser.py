@@ -23,7 +23,7 @@ from inward.errors import MissingExtraError
 class Weights:
     """The trained weights by name: `working` is what the model computes with, `master` their fp32 originals.
 
-    The two are the same tensors where the model works in fp32.
+    The two are the same tensors where the model works in fp32, and where they are cut over processes (`sharding`).
     """
 
     names: tuple[str, ...]

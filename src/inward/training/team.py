@@ -32,7 +32,7 @@ T = TypeVar("T")
 BUCKET = 2**24
 """Gradients that are summed over the processes at once: 64 MiB of them, so that small ones do not each wait for the others."""
 LONGEST_WAIT = timedelta(hours=12)
-"""For the main process to write a checkpoint, say. A process that dies is not found by waiting: see `_peers`."""
+"""For the main process to write a checkpoint, say. A process that dies is not found by waiting: see `peers`."""
 GRACE_S = 60.0
 """How long a process that has lost another gives whoever started it to say so."""
 
@@ -66,7 +66,7 @@ class Team:
         if self.size == 1:
             return [mine]
         every: list[T | None] = [None] * self.size
-        with _peers():
+        with peers():
             distributed.all_gather_object(every, mine)
         return every  # type: ignore[return-value]
 
@@ -75,7 +75,7 @@ class Team:
         if self.size == 1:
             return decide()
         told: list[T | None] = [decide() if self.main else None]
-        with _peers():
+        with peers():
             distributed.broadcast_object_list(told, src=0)
         return told[0]  # type: ignore[return-value]
 
@@ -91,12 +91,12 @@ class Team:
         if self.size == 1:
             return
         have_P = torch.tensor([master.grad is not None for master in masters], dtype=torch.int32, device=masters[0].device)
-        with _peers():
+        with peers():
             distributed.all_reduce(have_P, op=distributed.ReduceOp.MAX)
         gradients = [_gradient(master) for master, have in zip(masters, have_P.tolist(), strict=True) if have]
         for bucket in _buckets(gradients):
             flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([gradient.view(-1) for gradient in bucket])
-            with _peers():
+            with peers():
                 distributed.all_reduce(flat)
             if len(bucket) > 1:
                 for gradient, part in zip(bucket, torch.split(flat, [gradient.numel() for gradient in bucket]), strict=True):
@@ -158,14 +158,14 @@ def seated(seat: Seat) -> Iterator[Team]:
     on_processor = not torch.cuda.is_available()
     if on_processor:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # all are on this machine, and nobody else is to join
-    with _peers():
+    with peers():
         PartialState(cpu=on_processor, timeout=LONGEST_WAIT, **({"backend": "gloo"} if on_processor else {}))
     yield Team(seat.rank, seat.size)
     distributed.destroy_process_group()
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def peers() -> Iterator[None]:
     """Turn the loss of another process, which the backends tell by a bare RuntimeError, into silence, then an error.
 
     Whoever started the processes hears of a death as well, knows which one died and why, and ends the others. It must be

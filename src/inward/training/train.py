@@ -19,6 +19,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -30,7 +31,7 @@ from inward.config import TrainingSettings
 from inward.errors import TrainingError
 from inward.hardware import kept_memory, measured_peak
 from inward.storage import remove, write_bytes
-from inward.training.batches import collate, micro_batches, most_tokens, steps_from, steps_per_epoch
+from inward.training.batches import MicroBatches, collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
 from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
@@ -41,7 +42,8 @@ from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.team import ALONE, Team
+from inward.training.sharding import allowed_tokens, idle_passes, start_again, whole
+from inward.training.team import ALONE, Team, peers
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
 
@@ -59,13 +61,15 @@ def train(
     name: str = "inward",
     on_step: Callable[[StepMetrics], None] | None = None,
     team: Team = ALONE,
+    shard: bool = False,
 ) -> list[Path]:
     """Train on the examples and return the checkpoints, one an epoch; go on where an earlier call was stopped.
 
     `name` is the run's at the trackers. `on_step` is called after each step taken now, not for those of an earlier call.
-    With a `team`, all its processes call this with the same arguments, and the main one writes.
-    Raises TrainingError (no examples, a loss or gradient that is not finite), RunChangedError (`out` was made from something
-    else), StorageError, UsageError.
+    With a `team`, all its processes call this with the same arguments, and the main one writes. With `shard` each of several
+    holds a part of the weights, gradients and moments instead of all.
+    Raises TrainingError (no examples, a loss or gradient that is not finite), ShortOfMemory (with `shard`: call again in all
+    processes), RunChangedError (`out` was made from something else), StorageError, UsageError.
     """
     if not examples:
         raise TrainingError(
@@ -88,11 +92,9 @@ def train(
         budget=Budget(settings.batch_tokens),
         team=team,
     )
-    done, finished = team.agree(lambda: _begin(job, dtype))
+    done, finished, job.budget.tokens = team.agree(lambda: _begin(job, dtype))
     if not finished:
-        tokens = most_tokens(examples, settings)
-        check_memory(model_path, settings, dtype=dtype, tokens=tokens, processes=team.size, trust_remote_code=trust_remote_code)
-        trainee = make_trainee(model_path, settings, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code)
+        trainee = _load(job, dtype=dtype, trust_remote_code=trust_remote_code, sharded=shard and team.size > 1)
         with kept_memory(), tracking(settings, out, name=name, done=done) as tell:
             _run(job, trainee, done, tell, on_step)
     team.wait()
@@ -101,14 +103,37 @@ def train(
     return stored_epochs(out)
 
 
-def _begin(job: Job, dtype: str) -> tuple[int, bool]:
-    """Make `out` ready to go on in; return the steps done so far, and whether there are no more to do."""
+def _begin(job: Job, dtype: str) -> tuple[int, bool, int]:
+    """Make `out` ready to go on in; return the steps done so far, whether there are no more to do, and tokens at a time."""
     claim(job, dtype)
-    done = saved_step(job.out / "state")
+    state = job.out / "state"
+    done = saved_step(state)
     finished = _finished(job)
     if not finished:
         cut_metrics(job.out / "metrics.jsonl", done)
-    return done, finished
+    return done, finished, allowed_tokens(state, job.budget.tokens)
+
+
+def _load(job: Job, *, dtype: str, trust_remote_code: bool, sharded: bool) -> Trainee:
+    """Load what is trained, if the machine has the memory."""
+    check_memory(
+        job.model_path,
+        job.settings,
+        dtype=dtype,
+        tokens=most_tokens((*job.examples, *job.held_out), job.settings),
+        processes=job.team.size,
+        sharded=sharded,
+        trust_remote_code=trust_remote_code,
+    )
+    return make_trainee(
+        job.model_path,
+        job.settings,
+        seed=job.seed,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        team=job.team,
+        sharded=sharded,
+    )
 
 
 def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None) -> None:
@@ -122,8 +147,7 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
     for step, epoch, pairs in steps_from(done, job.examples, job.settings, seed=job.seed):
         metrics = _step(job, trainee, pairs, step, epoch)
         done = step + 1
-        if job.team.main:
-            _store_step(job, trainee, metrics, ends_epoch=done % per_epoch == 0)
+        _store_step(job, trainee, metrics, ends_epoch=done % per_epoch == 0)
         ended = _end_epoch(job, trainee, done, per_epoch)
         if job.team.main:
             tell(metrics)
@@ -135,10 +159,13 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
 
 def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics, *, ends_epoch: bool) -> None:
     path = job.out / "metrics.jsonl"
-    append_metrics(path, metrics)
-    if metrics.step % job.settings.save_steps == 0 or ends_epoch:
-        sync_metrics(path)
-        save_state(job.out / "state", metrics.step, trainee.weights, trainee.optimiser)
+    saves = metrics.step % job.settings.save_steps == 0 or ends_epoch
+    if job.team.main:
+        append_metrics(path, metrics)
+        if saves:
+            sync_metrics(path)
+    if saves:
+        save_state(job.out / "state", metrics.step, trainee.weights, trainee.optimiser, job.team)
 
 
 def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
@@ -146,8 +173,8 @@ def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
     number, inside = divmod(done, per_epoch)
     if inside:
         return False
-    if job.team.main and not job.epoch(number).exists():
-        write_checkpoint(trainee, job.model_path, job.epoch(number))
+    if not job.team.agree(job.epoch(number).exists):
+        write_checkpoint(trainee, job.model_path, job.epoch(number), job.team)
     if bool(job.held_out) and job.team.agree(lambda: len(read_held_out(job.out)) < number):
         found = _held_out(job, trainee, number)
         if job.team.main:
@@ -165,9 +192,11 @@ def _finished(job: Job) -> bool:
 
 def _held_out(job: Job, trainee: Trainee, epoch: int) -> HeldOut:
     """Measure the held-out pairs."""
-    micros = micro_batches(job.team.share(job.held_out), job.budget.tokens, trainee.batching)
-    with torch.no_grad(), evaluating(trainee.model):
+    micros, idle = _passes(job, trainee, job.team.share(job.held_out), job.held_out)
+    with torch.no_grad(), evaluating(trainee.model), _together(trainee):
         terms = [term for micro in micros for term in _pair_losses(job, trainee, micro)[1]]
+        for micro in idle:
+            _pair_losses(job, trainee, micro)
     return summarise_held_out([term for found in job.team.gather(terms) for term in found], epoch)
 
 
@@ -176,16 +205,20 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     started = time.perf_counter()
     settings = job.settings
     mine = job.team.share(pairs)
-    part = _gradients(job, trainee, mine, step, count=len(pairs))
+    part = _gradients(job, trainee, mine, step, pairs)
     while part is None:  # out of memory: the same step, fewer tokens at a time
-        shrink(job.budget, mine, trainee)
-        part = _gradients(job, trainee, mine, step, count=len(pairs))
+        shrink(job.budget, mine or pairs, trainee)
+        if trainee.sharded:
+            start_again(job.out / "state", job.budget.tokens, job.team)
+        part = _gradients(job, trainee, mine, step, pairs)
     parts = job.team.gather(part)
     terms = [term for found, _ in parts for term in found]
     if stopped := [example for _, micro in parts for example in micro]:
         _stop(job, "the loss", step, epoch, stopped, terms)
-    job.team.sum_gradients(trainee.weights.master)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
+    if not trainee.sharded:  # else they were summed in the backward pass
+        job.team.sum_gradients(trainee.weights.master)
+    with _together(trainee):
+        grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm)))
     if not math.isfinite(grad_norm):
         _stop(job, "the gradient", step, epoch, pairs, terms)
     rate = learning_rate(step, settings.epochs * steps_per_epoch(job.examples, settings), settings)
@@ -204,36 +237,51 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         seconds=time.perf_counter() - started,
         referenced=settings.needs_reference,
         flops=trainee.work.step(pairs),
-        peak_flops=job.team.size * measured_peak(trainee.model.dtype, trainee.model.device),
+        peak_flops=job.team.size * measured_peak(trainee.dtype, trainee.model.device),
     )
 
 
 def _gradients(
-    job: Job, trainee: Trainee, mine: Sequence[Example], step: int, *, count: int
+    job: Job, trainee: Trainee, mine: Sequence[Example], step: int, pairs: Sequence[Example]
 ) -> tuple[list[PairTerms], tuple[Example, ...]] | None:
-    """Leave this process's part of the gradient of the mean loss of `count` pairs in the masters; None if memory ran out.
+    """Leave this process's part of the gradient of the mean loss of all `pairs` in the masters; None if memory ran out.
 
-    Returns the terms of its pairs, and the micro-batch whose loss is not finite, after which it goes no further.
+    Returns the terms of its own pairs, and the first micro-batch whose loss is not finite.
     """
     terms: list[PairTerms] = []
+    stopped: tuple[Example, ...] = ()
+    micros, idle = _passes(job, trainee, mine, pairs)
     try:
-        with seeded(job.seed, step, *job.team.key):
-            for micro in micro_batches(mine, job.budget.tokens, trainee.batching):
+        with seeded(job.seed, step, *job.team.key), _together(trainee):
+            for micro in micros:
                 loss_B, found = _pair_losses(job, trainee, micro)
                 terms += found
                 if not all(math.isfinite(term.loss) for term in found):
-                    return terms, micro
-                torch.autograd.backward(loss_B.sum() / count)
+                    stopped = stopped or micro
+                torch.autograd.backward(loss_B.sum() / len(pairs))
                 collect_gradients(trainee.weights)
+            for micro in idle:
+                torch.autograd.backward(0.0 * _pair_losses(job, trainee, micro)[0].sum())
     except torch.OutOfMemoryError:
         return None  # outside of this block nothing holds on to the graph any more
-    return terms, ()
+    return terms, stopped
+
+
+def _passes(job: Job, trainee: Trainee, mine: Sequence[Example], pairs: Sequence[Example]) -> tuple[MicroBatches, MicroBatches]:
+    """Return this process's micro-batches, and those it computes beside them for nothing, because others have more."""
+    micros = micro_batches(mine, job.budget.tokens, trainee.batching)
+    return micros, idle_passes(len(micros), pairs, job.team) if trainee.sharded else []
+
+
+def _together(trainee: Trainee) -> AbstractContextManager[None]:
+    """Wherever processes put weights together they may find that one is gone."""
+    return peers() if trainee.sharded else nullcontext()
 
 
 def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, list[PairTerms]]:
     """Return the loss of each pair of a micro-batch [B], with its graph, and its parts as plain numbers."""
     batch = collate(micro, trainee.model.device, trainee.batching)
-    policy_R = sequence_logps(trainee.model, batch)
+    policy_R = trainee.root(sequence_logps, batch)
     reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
     loss_B, columns = losses(job.settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
     return loss_B, pair_terms(batch.pair_ids, columns)

@@ -18,6 +18,8 @@ from inward.training.attention import settle
 from inward.training.flops import Work, work_of
 from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
+from inward.training.sharding import Root, gathered, shard
+from inward.training.team import ALONE, Team
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
 
 if TYPE_CHECKING:
@@ -32,11 +34,15 @@ WRAPPED = "base_model.model."
 class Trainee:
     """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it.
 
+    All passes go through `root`; it computes in `dtype`. `sharded` says whether weights are cut over the processes of a team.
     `batching` is how its micro-batches are laid out, `work` what its passes cost.
     """
 
     model: PreTrainedModel
     adapted: PeftModel | None
+    root: Root
+    dtype: torch.dtype
+    sharded: bool
     weights: Weights
     optimiser: torch.optim.Optimizer
     batching: Batching
@@ -44,34 +50,56 @@ class Trainee:
 
 
 def make_trainee(
-    model_path: Path, settings: TrainingSettings, *, seed: int, dtype: str, trust_remote_code: bool = False
+    model_path: Path,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    dtype: str,
+    trust_remote_code: bool = False,
+    team: Team = ALONE,
+    sharded: bool = False,
 ) -> Trainee:
     """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
     working = working_dtype(model_path, dtype)
-    model = load_model(model_path, working, quantise=settings.quantise, trust_remote_code=trust_remote_code)
+    as_stored = working in (torch.float32, stored_dtype(model_path))
+    # One that is to be cut is loaded on the processor, exact enough for masters, so that no accelerator ever holds it whole.
+    model = load_model(
+        model_path,
+        torch.float32 if sharded and settings.lora is None and not as_stored else working,
+        quantise=settings.quantise,
+        trust_remote_code=trust_remote_code,
+        onto=torch.device("cpu") if sharded else None,
+    )
     check_head(model)
     batching = settle(model, settings.batching)
     adapted = _adapt(model, settings.lora, seed) if settings.lora else None
     if settings.gradient_checkpointing:
         _recompute_layers(model)
-    if adapted is not None:
+    root, work = Root(model), work_of(model)
+    if sharded:
+        shard(root, working, team)
+        originals = {}
+    elif adapted is not None:
         originals = _round_adapter(model, working)
-    elif working in (torch.float32, stored_dtype(model_path)):
+    elif as_stored:
         originals = dict(model.named_parameters())
     else:
         stored = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
         originals = dict(stored.named_parameters())
     weights = make_weights(model, originals)
-    return Trainee(model, adapted, weights, make_optimiser(weights, settings), batching, work_of(model))
+    return Trainee(model, adapted, root, working, sharded, weights, make_optimiser(weights, settings), batching, work)
 
 
-def write_checkpoint(trainee: Trainee, model_path: Path, path: Path) -> None:
-    """Write a complete model folder, or the adapter's folder with LoRA; whole or not at all."""
+def write_checkpoint(trainee: Trainee, model_path: Path, path: Path, team: Team = ALONE) -> None:
+    """Write a complete model folder, or the adapter's folder with LoRA; whole or not at all. All of a team call it."""
+    masters = gathered(trainee.weights.masters(), team)
+    if not team.main:
+        return
     with whole_folder(path) as folder:
         if trainee.adapted is None:
-            write_model(trainee.model, trainee.weights.masters(), model_path, folder)
+            write_model(trainee.model, masters, model_path, folder)
         else:
-            _write_adapter(trainee.adapted, trainee.weights.masters(), folder)
+            _write_adapter(trainee.adapted, masters, folder)
 
 
 @contextmanager

@@ -50,10 +50,16 @@ def working_dtype(model_path: Path, dtype: str) -> torch.dtype:
 
 
 def load_model(
-    model_path: Path, dtype: torch.dtype, *, quantise: Quantisation | None = None, trust_remote_code: bool = False
+    model_path: Path,
+    dtype: torch.dtype,
+    *,
+    quantise: Quantisation | None = None,
+    trust_remote_code: bool = False,
+    onto: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Load a model folder onto the device without dropout, its linear layers but the head in 4 bits with `quantise`.
+    """Load a model folder without dropout, its linear layers but the head in 4 bits with `quantise`.
 
+    It goes to the device `onto`, the accelerator if there is one unless given.
     Raises UsageError where it holds no causal language model or one that is quantised already, MissingExtraError without
     the `bitsandbytes` extra.
     """
@@ -73,7 +79,7 @@ def load_model(
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(f"cannot load a causal language model from {model_path}: {error}") from error
     if quantise is None:
-        return model.to(device()).eval()
+        return model.to(onto or device()).eval()
     _multiply_plainly(model)
     return model.eval()
 
@@ -84,13 +90,11 @@ def write_model(model: PreTrainedModel, trained: Mapping[str, Tensor], base: Pat
     Everything in `base` but its weights (config, tokenizer, chat template, code) is copied as it is.
     """
     dtype = stored_dtype(base)
-    # Tied weights are one tensor under two names; they must stay one, or they would be stored twice.
+    # Tied weights are one parameter under two names; they must stay one tensor, or they would be stored twice.
     cast = {
-        parameter.data_ptr(): trained[name].detach().to("cpu", dtype)
-        for name, parameter in model.named_parameters()
-        if name in trained
+        id(parameter): trained[name].detach().to("cpu", dtype) for name, parameter in model.named_parameters() if name in trained
     }
-    state = {name: cast.get(tensor.data_ptr(), tensor) for name, tensor in model.state_dict().items()}
+    state = {name: cast.get(id(tensor), tensor.detach()) for name, tensor in model.state_dict(keep_vars=True).items()}
     model.save_pretrained(folder, state_dict=state)
     shutil.copytree(base, folder, ignore=_only_beside_weights, dirs_exist_ok=True)
 

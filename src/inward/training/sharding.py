@@ -1,0 +1,134 @@
+"""Fully sharded training: weights, gradients and moments are cut over the processes of a team, by FSDP2 (`fully_shard`).
+
+Each process keeps its rows of every parameter, in fp32 where it is trained, and of its gradient and moments. A layer is put
+together in the model's number format just before it computes and let go of right after, in the forward and in the backward
+pass; then its gradients are added up over the processes in fp32, and each keeps the sum of its own rows. So the masters are
+the fp32 rows, a layer put together is the working weights, and nothing is left to round.
+
+What follows from it elsewhere:
+- A layer is put together by all processes at once, so all take as many forward and backward passes (`idle_passes`), and one
+  that runs out of memory cannot try again by itself: all start again from the last state, with fewer tokens at a time.
+- Tensors are whole again in files (`gathered`, `fill`), so that a training goes on sharded or not, over any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from inward.errors import ShortOfMemory
+from inward.hardware import device
+from inward.storage import read_json, write_json
+from inward.training.batches import MicroBatches
+from inward.training.examples import Example
+from inward.training.team import Team, peers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+R = TypeVar("R")
+
+
+class Root(nn.Module):
+    """Calls functions of a model as forward passes of a module, which is where FSDP2 puts together what is in no layer.
+
+    Log-probabilities come from the decoder and the head, never from the model's own forward.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., R], *arguments: object) -> R:
+        return function(self.model, *arguments)
+
+
+def shard(root: Root, working: torch.dtype, team: Team) -> None:
+    """Cut the parameters of a model over the team, in place; what is trained becomes fp32, and computes in `working`.
+
+    A model on the processor moves to this process's device layer by layer: no device ever holds more than one of them whole.
+    """
+    mesh = init_device_mesh(device().type, (team.size,))
+    policy = MixedPrecisionPolicy(param_dtype=working, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in (*_layers(root.model), root):
+        for parameter in module.parameters():
+            if parameter.requires_grad and not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.float()
+        # FSDP2 would keep what is in no layer (embeddings, head) whole between passes, also after one without gradients, until
+        # the next backward pass. A step's gradients are a sum, where its default is a mean over the processes.
+        sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        assert isinstance(sharded, FSDPModule)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor put together from all processes, if it is cut; all of them must ask for it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    with peers():
+        full: Tensor = tensor.full_tensor()
+    return full
+
+
+def gathered(tensors: Mapping[str, Tensor], team: Team) -> dict[str, Tensor]:
+    """Return tensors as they go into a file, in the main process; nothing in the others, which must call it too.
+
+    Those that are cut are put together one by one, and in the processor's memory.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if team.main:
+            found[name] = full.cpu() if isinstance(tensor, DTensor) else tensor
+    return found
+
+
+def fill(target: Tensor, full: Tensor) -> Tensor:
+    """Copy a whole tensor, or this process's rows of it, into `target`; return `target`."""
+    if isinstance(target, DTensor):
+        rows = full.chunk(target.device_mesh.size())  # as FSDP2 cuts: fewer parts than processes where there are few rows
+        mine = target.device_mesh.get_local_rank()
+        target.to_local().copy_(rows[mine] if mine < len(rows) else full[:0])
+    else:
+        target.copy_(full)
+    return target
+
+
+def idle_passes(own: int, pairs: Sequence[Example], team: Team) -> MicroBatches:
+    """Return what a process with `own` micro-batches computes for nothing, so that all take as many passes as the busiest.
+
+    Each is the shortest pair of the step: if its loss is not finite, the process that it was dealt to says so.
+    """
+    shortest = min(pairs, key=lambda pair: (pair.row_tokens, pair.pair_id))
+    return [(shortest,)] * (max(team.gather(own)) - own)
+
+
+def start_again(state: Path, tokens: int, team: Team) -> None:
+    """Store how many tokens are to be computed at a time from here on, and raise ShortOfMemory, which must end the others.
+
+    They wait for this process in the middle of a pass, where nothing can be told to them.
+    """
+    write_json(state / f"tokens_{team.rank}.json", tokens)
+    raise ShortOfMemory(
+        f"a process of this training ran out of memory, and the others share its weights: all start again from the last state, "
+        f"with {tokens} tokens at a time. Set training.batch_tokens = {tokens} to begin with it"
+    )
+
+
+def allowed_tokens(state: Path, wanted: int) -> int:
+    """Return how many tokens are computed at a time: `wanted`, or what memory turned out to hold."""
+    return min([wanted, *(int(read_json(path)) for path in state.glob("tokens_*.json"))])
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules that an architecture names as its layers, inner ones first."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names][::-1]
