@@ -46,19 +46,20 @@ def test_processes_do_not_change_a_byte(place: tuple[Path, Forks], tmp_path: Pat
 
 
 def test_processes_share_a_training_and_another_number_goes_on(place: tuple[Path, Forks], tmp_path: Path) -> None:
-    """Two processes measure in every step what one does; the run is then the same one, finished, to a single process."""
+    """Two processes measure in every step what one does, also with the weights cut over them; the run is then the same one,
+    finished, to a single process that holds all."""
     arm = "arms=['thinking']"
     steps = []
-    for out, processes in (("one", 1), ("two", 2)):
-        done = run(place, tmp_path / out, arm, f"execution.processes={processes}")
+    for out, *overrides in (("one",), ("two", "processes=2"), ("cut", "processes=2", "shard=true")):
+        done = run(place, tmp_path / out, arm, *(f"execution.{override}" for override in overrides))
         lines = (done.iteration("thinking", 1) / "checkpoints" / "metrics.jsonl").read_text().splitlines()
         steps.append([json.loads(line) for line in lines])
-    assert len(steps[0]) == len(steps[1]) > 1
-    for ours, theirs in zip(*steps, strict=True):
+    assert len(steps[0]) > 1
+    for one, *others in zip(*steps, strict=True):
         for name in ("loss", "grad_norm", "chosen_logp", "rejected_logp", "margin"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), (ours["step"], name)
+            assert [step[name] for step in others] == pytest.approx([one[name]] * 2, rel=1e-5, abs=1e-5), (one["step"], name)
     before = contents(done.root)
-    after = contents(run(place, tmp_path / "two", arm, "execution.processes=1").root)
+    after = contents(run(place, tmp_path / "cut", arm).root)
     assert {name for name in before if before[name] != after[name]} == {"config.json"}
     costs = [json.loads(line) for line in done.costs.read_text().splitlines()]
     assert sum(cost["stage"] == "training" for cost in costs) == 1

@@ -91,25 +91,102 @@ def train_and_lose_one(
     reference: Sequence[ReferenceLogps],
     settings: TrainingSettings,
     out: Path,
+    shard: bool,
     advance: Callable[..., None],
 ) -> None:
-    """Train; the last process is killed in the middle of the fourth step, when the others wait for its gradients."""
+    """Train; the last process is killed in the middle of the fourth step, when the others wait for its gradients.
+
+    With `shard` it is killed before the step's first forward pass, when they wait for its part of the weights.
+    """
     import torch
 
+    from inward.training import train as training
     from inward.training.team import Team, seated
-    from inward.training.train import train
 
-    usual = Team.sum_gradients
-    steps = 0
+    usual, logps = Team.sum_gradients, training.sequence_logps
+    calls = 0
+
+    def die() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4 and seat.rank == seat.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def lost(team: Team, masters: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 4 and team.rank == team.size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        die()
         usual(team, masters)
 
+    def lost_before(*arguments: Any) -> Any:
+        die()
+        return logps(*arguments)
+
     torch.set_num_threads(1)
-    Team.sum_gradients = lost  # type: ignore[method-assign]
+    if shard:
+        training.sequence_logps = lost_before
+    else:
+        Team.sum_gradients = lost  # type: ignore[method-assign]
     with seated(seat) as team:
-        train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team)
+        training.train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team, shard=shard)
+
+
+def train_short_of_memory(
+    seat: Seat,
+    model: Path,
+    examples: Sequence[Example],
+    reference: Sequence[ReferenceLogps],
+    settings: TrainingSettings,
+    out: Path,
+    tokens: int,
+    advance: Callable[..., None],
+) -> None:
+    """Train with cut weights, in a last process whose memory holds `tokens` at a time."""
+    import torch
+
+    from inward.training import train as training
+    from inward.training.team import seated
+
+    logps = training.sequence_logps
+
+    def poor(model: Any, batch: Any) -> Any:
+        if seat.rank == seat.size - 1 and batch.tokens.numel() > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        return logps(model, batch)
+
+    torch.set_num_threads(1)
+    training.sequence_logps = poor
+    with seated(seat) as team:
+        training.train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team, shard=True)
+
+
+def hold_a_part(seat: Seat, model: Path, examples: Sequence[Example], settings: TrainingSettings, report: Path) -> None:
+    """Take a step over the same pairs in all processes; write, by rank, how many numbers and bytes this one holds, and of what.
+
+    `whole` has the gradients, put together; `layers` says how many layers are put together one by one.
+    """
+    import json
+
+    import torch
+    from torch.distributed.fsdp import FSDPModule
+
+    from inward.training.batches import collate
+    from inward.training.logps import sequence_logps
+    from inward.training.sharding import gathered
+    from inward.training.team import seated
+    from inward.training.trainee import make_trainee
+
+    torch.set_num_threads(1)
+    with seated(seat) as team:
+        trainee = make_trainee(model, settings, seed=5, dtype="bfloat16", team=team, sharded=True)
+        trainee.root(sequence_logps, collate(examples, torch.device("cpu"), trainee.batching)).sum().backward()
+        gradients = {name: p.grad for name, p in zip(trainee.weights.names, trainee.weights.master, strict=True)}
+        found = {
+            "parameters": [p.to_local() for p in trainee.model.parameters()],
+            "masters": [p.to_local() for p in trainee.weights.master],
+            "gradients": [p.grad.to_local() for p in trainee.weights.master],
+        }
+        trainee.optimiser.step()
+        found["moments"] = [v.to_local() for s in trainee.optimiser.state.values() for v in s.values() if v.dim()]
+        held = {name: [sum(t.numel() for t in tensors), sum(t.nbytes for t in tensors)] for name, tensors in found.items()}
+        layers = sum(isinstance(module, FSDPModule) for module in trainee.model.modules())
+        whole = {name: gradient.tolist() for name, gradient in gathered(gradients, team).items()}
+    report.with_name(f"{report.name}-{seat.rank}").write_text(json.dumps({"held": held, "whole": whole, "layers": layers}))

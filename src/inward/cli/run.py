@@ -43,7 +43,8 @@ def run(
             compact(directory.costs)
             started = Run(settings, directory, reporter)
             if (processes := started.processes) > 1:  # asked before the first stage: there may not be as many GPUs
-                reporter.say(f"Training over {processes} processes")
+                parts = ", each with its part of the weights" if settings.execution.shard else ""
+                reporter.say(f"Training over {processes} processes{parts}")
             run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:

@@ -71,13 +71,15 @@ class ExecutionSettings(Settings):
 
     `workers` processes share the shards of sampling and of a judge that is a model, the processor's threads divided among
     them. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own and its part of
-    the threads. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per
+    the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for models that one GPU
+    cannot train. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per
     process.
     """
 
     shard_prompts: int = Field(default=64, gt=0)
     workers: int = Field(default=1, gt=0)
     processes: int | None = Field(default=None, gt=0)
+    shard: bool = False
     isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
 
@@ -113,6 +115,11 @@ class Recipe(Settings):
             raise ValueError(
                 "training.response_weight = 0 leaves nothing to learn in the direct arm, which has no thoughts: "
                 "leave 'direct' out of arms"
+            )
+        if self.execution.shard and self.training.optimiser == "adamw_8bit":
+            raise ValueError(
+                "execution.shard does not go with training.optimiser = 'adamw_8bit', which scales moments by blocks of whole "
+                "weights: use 'adamw', whose moments are then shared out among the processes"
             )
         mixed = isinstance(self.judge, CascadeJudge | RoutedJudge)
         if mixed and self.pairing.min_gap > 0:

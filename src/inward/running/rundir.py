@@ -30,11 +30,12 @@ from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
 HARMLESS = re.compile(
-    r"execution\.(isolate|processes)|judge_limits\..*|training\.(trackers|tracker_project|tracker_run)|"
+    r"execution\.(isolate|processes|shard)|judge_limits\..*|training\.(trackers|tracker_project|tracker_run)|"
     r"(validation\.)?judge\.(\w+\.)*(cache|endpoint\.(concurrency|key_env|timeout_s|retries|price_in|price_out))"
 )
 """Settings that cannot alter what is stored: how a stage is run, whether a verdict is looked up or asked, and how an endpoint
-is asked and paid (what it answers is not in our hands). Another number of processes rounds otherwise, and that is all.
+is asked and paid (what it answers is not in our hands). Another number of processes rounds otherwise, as do weights cut
+over them, and that is all.
 `iterations` may change as well, but not to fewer than have begun: prompts are drawn the same way."""
 START_UP = (".lock", "config.json", "costs.jsonl", "provenance.json", "recipe.toml")
 """What a run directory holds before any stage has stored a record."""

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inward.config import CombinedJudge
+from inward.errors import ShortOfMemory
 from inward.hardware import give_back_memory
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
@@ -145,7 +146,6 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     from inward.training.batches import steps_per_epoch
     from inward.training.checkpoint import stored_epochs
     from inward.training.early_stop import hold_out
-    from inward.training.team import seats
 
     run, out = at.run, at.folder / "checkpoints"
     settings = run.recipe.training
@@ -163,8 +163,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         run.dir.costs,
     )
     if run.processes > 1:
-        with seats(run.processes) as taken:
-            in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=label)
+        _train_together(run, call, label)
     elif run.isolate:
         in_processes(train_model, [(*call, None)], advance=run.reporter.advance, label=label)
     else:
@@ -172,6 +171,19 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         give_back_memory()
     run.reporter.end()
     return stored_epochs(out)
+
+
+def _train_together(run: Run, call: tuple[Any, ...], label: str) -> None:
+    """Train in processes that share every step, again and again while memory runs out for weights that are cut over them."""
+    from inward.training.team import seats
+
+    while True:
+        with seats(run.processes) as taken:
+            try:
+                in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=label)
+                return
+            except ShortOfMemory as error:  # less is taken at a time by those who start now
+                run.reporter.say(f"{label}: {error}")
 
 
 def validate(

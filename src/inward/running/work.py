@@ -200,6 +200,7 @@ def train_model(
             name=f"{recipe.training.tracker_run or costs.parent.name}-{place.arm}-iter_{place.iteration:03d}",
             on_step=on_step,
             team=team,
+            shard=recipe.execution.shard,
         )
     if not team.main:
         return

@@ -1,8 +1,8 @@
 """The state that training goes on from after a kill: `state/step_00000050/`, whole or not at all.
 
 It holds the fp32 masters, the optimiser's moments and the step. That is all there is: the schedule, the place in the epoch, the
-order of the pairs and the random numbers of dropout are functions of the seed and the step. Tensors are whole in it, however they
-are held.
+order of the pairs and the random numbers of dropout are functions of the seed and the step. Tensors are whole in it, however
+the processes hold them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from inward.training.sharding import fill, gathered
 from inward.training.team import ALONE, Team
 
 
-def save_state(
-    folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer, team: Team = ALONE
-) -> None:
+def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer, team: Team = ALONE) -> None:
     """Store the state after `step` steps, then remove the earlier ones. All of a team call it. Raises StorageError."""
     path = _path(folder, step)
     if not team.agree(path.exists):

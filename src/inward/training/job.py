@@ -1,18 +1,20 @@
-"""What a training is given, and the mark it leaves in its folder so that nothing else goes on there."""
+"""What a training is given, the mark it leaves so that nothing else goes on in its folder, and what it says when it stops."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from inward.config import TrainingSettings
-from inward.errors import RunChangedError
-from inward.storage import read_json, remove_leftovers, storage_errors, write_json
+from inward.errors import RunChangedError, TrainingError
+from inward.storage import read_json, remove_leftovers, storage_errors, write_bytes, write_json
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.memory import Budget
+from inward.training.metrics import PairTerms
 from inward.training.team import ALONE, Team
 
 
@@ -60,6 +62,26 @@ def claim(job: Job, dtype: str) -> None:
         raise RunChangedError(
             f"{job.out} was trained with other {', '.join(changed)}: give the same as before, or another output folder"
         )
+
+
+def stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example], terms: Sequence[PairTerms]) -> NoReturn:
+    """Store the offending pairs for inspection and raise, in all processes. No weight was changed by this step."""
+    found = {term.pair_id: term for term in terms}
+    rows = [
+        asdict(example)
+        | {name: str(value) for name, value in asdict(found[example.pair_id]).items() if name != "pair_id"}
+        | {f"reference_{name}": str(getattr(job.reference.get(example.pair_id), name, None)) for name in ("chosen", "rejected")}
+        for example in examples
+    ]
+    path = job.out / "bad_batch.json"
+    if job.team.main:
+        write_bytes(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
+    job.team.wait()
+    raise TrainingError(
+        f"{what} of step {step + 1} is not finite; its pairs are {', '.join(example.pair_id for example in examples)}. "
+        f"They are stored in {path} with their log-probabilities. Lower training.learning_rate, or set "
+        "model.dtype = 'float32'; the last checkpoint is unharmed"
+    )
 
 
 def _digest(value: object) -> str:

@@ -47,11 +47,15 @@ class Needs:
         return self.weights + self.optimiser + self.activations + self.logits
 
 
-def training_needs(config: Any, parameters: int, settings: TrainingSettings, dtype: torch.dtype, tokens: int) -> Needs:
+def training_needs(
+    config: Any, parameters: int, settings: TrainingSettings, dtype: torch.dtype, tokens: int, parts: int = 1
+) -> Needs:
     """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`.
 
     Full training holds working weights and gradients, and beside bf16 ones fp32 masters and their gradients; AdamW two moments.
     Of a quantised base one matrix at a time is restored to `dtype`.
+    Where weights are cut into `parts`, this is what one process holds. (Before that it holds the model whole, once, on the
+    processor.)
     """
     size = dtype.itemsize
     shape = _Shape(config)
@@ -65,6 +69,10 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
     else:
         weights += 8 * trained
     moments = 2 if settings.optimiser == "adamw_8bit" else 8
+    if parts > 1:
+        frozen = 0 if settings.lora is None else parameters
+        weights = (size * frozen + 8 * trained) // parts + _put_together(shape, parameters, size, learned=not frozen)
+        trained //= parts
     layer = tokens * shape.kept(size)
     activations = (
         tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
@@ -72,6 +80,16 @@ def training_needs(config: Any, parameters: int, settings: TrainingSettings, dty
     logits = 2 * size * chunk_logits(device())
     head = 4 * config.vocab_size * shape.width if settings.lora is None else 0
     return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=logits + head)
+
+
+def _put_together(shape: _Shape, parameters: int, size: int, *, learned: bool) -> int:
+    """Return the bytes of what stands whole at once, though weights are cut: embeddings and head, a layer, and the one after.
+
+    Gradients stand whole beside them, in their own format and in the fp32 that they are added up in.
+    """
+    layer = max(0, parameters - shape.outside) // shape.layers
+    gradients = (size + 4) * (shape.outside + layer) if learned else 0
+    return size * (shape.outside + 2 * layer) + gradients
 
 
 def check_memory(
@@ -86,7 +104,7 @@ def check_memory(
 ) -> Needs | None:
     """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate for one process.
 
-    On processors `processes` share the memory; a GPU's belongs to one.
+    On processors `processes` share the memory; a GPU's belongs to one. `sharded` says that they cut the weights between them.
     None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors).
     """
     from transformers import AutoConfig
@@ -97,16 +115,17 @@ def check_memory(
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
     if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
         return None
-    needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens)
+    needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens, processes if sharded else 1)
     there = total_memory(device()) // (processes if device().type == "cpu" else 1)
     if needs.total <= there:
         return needs
+    cut = "" if sharded else ", share it out among more GPUs with execution.shard = true"
     raise UsageError(
         f"training {model_path} would take about {needs.total / GIB:.1f} GiB: {needs.weights / GIB:.1f} for weights and "
         f"gradients, {needs.optimiser / GIB:.1f} for the optimiser, {needs.activations / GIB:.1f} for the activations of "
         f"{tokens} tokens. {'The machine' if processes == 1 else 'Each process'} has {there / GIB:.1f}. Lower "
-        "training.batch_tokens, set training.gradient_checkpointing = true, or train an adapter with training.lora, its base "
-        "in 4 bits with training.lora.quantise_base = 'nf4'"
+        f"training.batch_tokens, set training.gradient_checkpointing = true{cut}, or train an adapter with training.lora, its "
+        "base in 4 bits with training.lora.quantise_base = 'nf4'"
     )
 
 
@@ -154,6 +173,7 @@ class _Shape:
         self.queries: int = heads * head
         self.keys: int = (getattr(config, "num_key_value_heads", None) or heads) * head
         self.inner: int = config.intermediate_size
+        self.outside: int = config.vocab_size * config.hidden_size * (1 if getattr(config, "tie_word_embeddings", True) else 2)
 
     def kept(self, size: int) -> int:
         """Return the bytes that a layer keeps for a token: two norms (fp32 inputs), attention, and a gated feed-forward."""

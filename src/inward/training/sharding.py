@@ -8,7 +8,7 @@ the fp32 rows, a layer put together is the working weights, and nothing is left 
 What follows from it elsewhere:
 - A layer is put together by all processes at once, so all take as many forward and backward passes (`idle_passes`), and one
   that runs out of memory cannot try again by itself: all start again from the last state, with fewer tokens at a time.
-- Tensors are whole again in files (`gathered`, `fill`), so that a training goes on sharded or not, over any number of processes.
+- In files tensors are whole again (`gathered`, `fill`), so that a training goes on sharded or not, over any number of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from inward.errors import ShortOfMemory
+from inward.errors import ShortOfMemory, UsageError
 from inward.hardware import device
 from inward.storage import read_json, write_json
 from inward.training.batches import MicroBatches
@@ -55,6 +55,8 @@ def shard(root: Root, working: torch.dtype, team: Team) -> None:
 
     A model on the processor moves to this process's device layer by layer: no device ever holds more than one of them whole.
     """
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UsageError(f"execution.shard needs a newer PyTorch than {torch.__version__}: pip install -U torch")
     mesh = init_device_mesh(device().type, (team.size,))
     policy = MixedPrecisionPolicy(param_dtype=working, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*_layers(root.model), root):
@@ -87,7 +89,7 @@ def gathered(tensors: Mapping[str, Tensor], team: Team) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         full = whole(tensor)
         if team.main:
-            found[name] = full.cpu() if isinstance(tensor, DTensor) else tensor
+            found[name] = full.cpu() if isinstance(tensor, DTensor) else tensor.contiguous()
     return found
 
 

@@ -15,14 +15,11 @@ can go on with another number of processes.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -30,12 +27,12 @@ from torch import Tensor
 from inward.config import TrainingSettings
 from inward.errors import TrainingError
 from inward.hardware import kept_memory, measured_peak
-from inward.storage import remove, write_bytes
+from inward.storage import remove
 from inward.training.batches import MicroBatches, collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
 from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
-from inward.training.job import Job, claim
+from inward.training.job import Job, claim, stop
 from inward.training.logps import sequence_logps
 from inward.training.memory import Budget, check_memory, shrink
 from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
@@ -214,13 +211,13 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     parts = job.team.gather(part)
     terms = [term for found, _ in parts for term in found]
     if stopped := [example for _, micro in parts for example in micro]:
-        _stop(job, "the loss", step, epoch, stopped, terms)
+        stop(job, "the loss", step, epoch, stopped, terms)
     if not trainee.sharded:  # else they were summed in the backward pass
         job.team.sum_gradients(trainee.weights.master)
     with _together(trainee):
         grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm)))
     if not math.isfinite(grad_norm):
-        _stop(job, "the gradient", step, epoch, pairs, terms)
+        stop(job, "the gradient", step, epoch, pairs, terms)
     rate = learning_rate(step, settings.epochs * steps_per_epoch(job.examples, settings), settings)
     for group in trainee.optimiser.param_groups:
         group["lr"] = rate
@@ -285,23 +282,3 @@ def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[
     reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
     loss_B, columns = losses(job.settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
     return loss_B, pair_terms(batch.pair_ids, columns)
-
-
-def _stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example], terms: Sequence[PairTerms]) -> NoReturn:
-    """Store the offending pairs for inspection and raise, in all processes. No weight was changed by this step."""
-    found = {term.pair_id: term for term in terms}
-    rows = [
-        asdict(example)
-        | {name: str(value) for name, value in asdict(found[example.pair_id]).items() if name != "pair_id"}
-        | {f"reference_{name}": str(getattr(job.reference.get(example.pair_id), name, None)) for name in ("chosen", "rejected")}
-        for example in examples
-    ]
-    path = job.out / "bad_batch.json"
-    if job.team.main:
-        write_bytes(path, (json.dumps({"step": step + 1, "epoch": epoch, "reason": what, "pairs": rows}) + "\n").encode())
-    job.team.wait()
-    raise TrainingError(
-        f"{what} of step {step + 1} is not finite; its pairs are {', '.join(example.pair_id for example in examples)}. "
-        f"They are stored in {path} with their log-probabilities. Lower training.learning_rate, or set "
-        "model.dtype = 'float32'; the last checkpoint is unharmed"
-    )

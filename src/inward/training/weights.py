@@ -92,7 +92,9 @@ def write_model(model: PreTrainedModel, trained: Mapping[str, Tensor], base: Pat
     dtype = stored_dtype(base)
     # Tied weights are one parameter under two names; they must stay one tensor, or they would be stored twice.
     cast = {
-        id(parameter): trained[name].detach().to("cpu", dtype) for name, parameter in model.named_parameters() if name in trained
+        id(parameter): trained[name].detach().to("cpu", dtype)
+        for name, parameter in model.named_parameters()
+        if name in trained
     }
     state = {name: cast.get(id(tensor), tensor.detach()) for name, tensor in model.state_dict(keep_vars=True).items()}
     model.save_pretrained(folder, state_dict=state)
