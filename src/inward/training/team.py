@@ -1,9 +1,10 @@
 """Several processes that train one model: whose pairs are whose, and how they stay one.
 
-Each process holds the whole model, its masters and its optimiser. The pairs of an optimiser step are dealt out by length,
-each process adds up the gradients of its own, and the sums are added over the processes in fp32. So every process takes the
-same step, and the model, the files and the order of the pairs are those of one process up to the rounding of a sum whose
-terms come in another order. Only the main process writes; whatever depends on files is decided there and told to the others.
+Each process holds the whole model, its masters and its optimiser, or its part of them (`sharding`). The pairs of an optimiser
+step are dealt out by length, each process adds up the gradients of its own, and the sums are added over the processes in fp32.
+So every process takes the same step, and the model, the files and the order of the pairs are those of one process up to the
+rounding of a sum whose terms come in another order. Only the main process writes; whatever depends on files is decided there
+and told to the others.
 
 Processes are joined by accelerate's PartialState, which knows the backend and the device for the hardware that is there. What
 is sent goes through torch.distributed itself: accelerate's `reduce` copies what it sums, and its `gather` cuts or pads tensors
