@@ -176,9 +176,16 @@ def test_stages_start_again_when_memory_ran_out(tmp_path: Path, monkeypatch: pyt
     assert said == ["training: with 7 tokens at a time"] * 2
 
 
-def test_eight_bit_moments_are_not_cut() -> None:
-    with pytest.raises(UsageError, match=r"execution\.shard does not go with training\.optimiser = 'adamw_8bit'"):
-        parse_recipe(TREE | {"execution": {"shard": True}, "training": {"optimiser": "adamw_8bit"}})
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [
+        ({"optimiser": "adamw_8bit"}, r"optimiser = 'adamw_8bit'"),
+        ({"lora": {"quantise_base": "nf4"}}, r"lora\.quantise_base = 'nf4'"),
+    ],
+)
+def test_what_comes_in_blocks_is_not_cut(training: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=rf"execution\.shard does not go with training\.{named}"):
+        parse_recipe(TREE | {"execution": {"shard": True}, "training": training})
 
 
 def test_memory_is_reckoned_for_a_part(inputs: Inputs) -> None:

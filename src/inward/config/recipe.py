@@ -116,11 +116,6 @@ class Recipe(Settings):
                 "training.response_weight = 0 leaves nothing to learn in the direct arm, which has no thoughts: "
                 "leave 'direct' out of arms"
             )
-        if self.execution.shard and self.training.optimiser == "adamw_8bit":
-            raise ValueError(
-                "execution.shard does not go with training.optimiser = 'adamw_8bit', which scales moments by blocks of whole "
-                "weights: use 'adamw', whose moments are then shared out among the processes"
-            )
         mixed = isinstance(self.judge, CascadeJudge | RoutedJudge)
         if mixed and self.pairing.min_gap > 0:
             raise ValueError(
@@ -134,6 +129,20 @@ class Recipe(Settings):
             raise ValueError(
                 f"{key}.kind = {kind!r}{needs}: {why}. Set validation.judge to a verifiable judge or a reward model, to "
                 "compare checkpoints by"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> Self:
+        if self.execution.shard and self.training.optimiser == "adamw_8bit":
+            raise ValueError(
+                "execution.shard does not go with training.optimiser = 'adamw_8bit', which scales moments by blocks of whole "
+                "weights: use 'adamw', whose moments are then shared out among the processes"
+            )
+        if self.execution.shard and self.training.quantise:
+            raise ValueError(
+                f"execution.shard does not go with training.lora.quantise_base = '{self.training.quantise}': packed matrices "
+                "have no rows to share out. Leave one of the two out"
             )
         return self
 
