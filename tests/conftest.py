@@ -7,10 +7,15 @@ would wait for each other, and figures would depend on the machine.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from inward.models import cache_dir
@@ -31,3 +36,22 @@ def own_cache() -> tempfile.TemporaryDirectory[str]:
 
 
 CACHE = own_cache()  # it goes when the last test is done
+
+
+@pytest.fixture
+def no_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything that looks for the package bitsandbytes not find it."""
+    version, find_spec = metadata.version, importlib.util.find_spec
+
+    def lost(package: str) -> str:
+        if package == "bitsandbytes":
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    def found(name: str, *arguments: Any) -> Any:
+        return None if name == "bitsandbytes" else find_spec(name, *arguments)
+
+    monkeypatch.setattr(metadata, "version", lost)
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)

@@ -87,9 +87,11 @@ def kept_memory() -> Iterator[None]:
 
     glibc returns what is free at the end of its heap, and large blocks, at once, and the system zeroes every page that it
     hands out again. A training step on processors frees and takes gigabytes: without this it takes about a third longer
-    (docs/log.md). No effect with another C library, or where MALLOC_TRIM_THRESHOLD_ says what the user wants.
+    (docs/log.md). No effect with another C library, or where the environment says what the user wants. After the block glibc
+    adjusts its thresholds no more: they stay where its own adjustment ends.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ else None
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and not chosen else None
     if not hasattr(libc, "mallopt"):
         yield
         return
@@ -99,7 +101,7 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)  # where glibc's own adjustment ends
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)
         libc.malloc_trim(0)
 
 

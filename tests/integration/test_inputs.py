@@ -14,6 +14,7 @@ from inward.running.inputs import check_markers, draw_prompts, seed_model
 from inward.running.run import Run
 from inward.running.rundir import RunDir
 from inward.thought import ThoughtFormat
+from inward.training import memory
 from tests.integration.test_kill import write_recipe
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -50,6 +51,22 @@ def test_more_iterations_keep_the_earlier_prompts(tmp_path: Path) -> None:
     second = json.loads((tmp_path / "run" / "inputs.json").read_text())
     assert second["iterations"][:1] == first["iterations"]
     assert len(second["iterations"]) == 2
+
+
+def test_memory_is_reckoned_for_each_of_the_processes_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def check(*_: object, processes: int, sharded: bool, **__: object) -> None:
+        asked.append((processes, sharded))
+
+    monkeypatch.setattr(memory, "check_memory", check)
+    recipe = write_recipe(tmp_path)
+    begin(recipe, tmp_path / "run", "execution.shard=true", "execution.processes=1")
+    begin(recipe, tmp_path / "run", "execution.processes=2")
+    begin(recipe, tmp_path / "run", "execution.shard=true", "execution.processes=2")
+    assert asked == [(1, False), (2, False), (2, True)]
 
 
 def test_a_marker_that_the_tokenizer_loses_is_refused() -> None:

@@ -77,7 +77,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return load_file(next(path.glob("*.safetensors")))
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.usefixtures("no_bitsandbytes")
 def test_a_quantised_base_needs_its_package(seed_model: Path) -> None:
     for check in (
         lambda: require_packages(QUANTISED),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -206,7 +205,7 @@ def test_recomputing_switches_on_no_dropout_of_the_layers_own(tmp_path: Path) ->
     torch.testing.assert_close(recomputed.base_model(tokens)[0], plain.base_model(tokens)[0])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.usefixtures("no_bitsandbytes")
 def test_eight_bit_moments_need_their_package(seed_model: Path) -> None:
     for check in (lambda: require_packages(EIGHT_BIT), lambda: make_trainee(seed_model, EIGHT_BIT, seed=0, dtype="auto")):
         with pytest.raises(MissingExtraError, match=r"pip install 'inward\[bitsandbytes\]'"):

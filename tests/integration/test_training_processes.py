@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from inward.config import EarlyStopSettings, LoraSettings, TrainingSettings, parse_recipe
-from inward.errors import InwardError, UsageError
+from inward.errors import InwardError, TrainingError, UsageError
 from inward.running.execute import Silent, in_processes
 from inward.running.run import Run
 from inward.running.rundir import RunDir
+from inward.training import team
 from inward.training.team import deal, seats
 from inward.training.train import train
 from tests.integration.test_training_resume import contents
@@ -77,7 +78,6 @@ def assert_same(found: Path, expected: Path) -> None:
     assert names[0] == names[1]
     assert len(steps(found)) == len(steps(expected))
     for ours, theirs in zip(steps(found), steps(expected), strict=True):
-        print([(n, abs(ours[n] - theirs[n]) / (abs(theirs[n]) + 1e-3)) for n in MEASURED])
         assert (ours["step"], ours["epoch"], ours["tokens"], ours["flops"]) == tuple(
             theirs[name] for name in ("step", "epoch", "tokens", "flops")
         )
@@ -206,3 +206,14 @@ def test_a_process_that_dies_in_a_step_ends_all_with_one_message(
     assert "Traceback" not in capfd.readouterr().err
     assert [path.name for path in (out / "state").glob("step_*")] == ["step_00000003"]
     assert_same(together(inputs, PLAIN, out, shard=shard), alone(inputs, PLAIN, tmp_path / "one"))
+
+
+def test_only_errors_of_the_exchange_are_taken_for_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "GRACE_S", 0.0)
+    closed = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"
+    for lost in (RuntimeError(closed), torch.distributed.DistBackendError("NCCL error")):
+        with pytest.raises(TrainingError, match=r"lost each other.*run the same command again"), team.peers():
+            raise lost
+    for other in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), torch.OutOfMemoryError("out of memory")):
+        with pytest.raises(type(other), match=str(other)), team.peers():
+            raise other

@@ -11,7 +11,7 @@ import torch
 
 from inward.config import LoraSettings, parse_recipe
 from inward.errors import ShortOfMemory, UsageError
-from inward.running import stages
+from inward.running import pieces
 from inward.running.execute import Silent, in_processes
 from inward.running.run import Run
 from inward.running.rundir import RunDir
@@ -168,12 +168,13 @@ def test_stages_start_again_when_memory_ran_out(tmp_path: Path, monkeypatch: pyt
         if len(tries) < 3:
             raise ShortOfMemory("with 7 tokens at a time")
 
-    monkeypatch.setattr(stages, "in_processes", short_twice)
+    monkeypatch.setattr(pieces, "in_processes", short_twice)
     monkeypatch.setattr(Silent, "say", lambda self, line: said.append(line))
+    monkeypatch.setattr(Silent, "begin", lambda self, *what: said.append(f"begin {what}"))
     recipe = parse_recipe(TREE | {"execution": {"processes": 2, "shard": True}})
-    stages._train_together(Run(recipe, RunDir(tmp_path), Silent()), (), "training")
+    pieces.train_together(Run(recipe, RunDir(tmp_path), Silent()), (), "training", 60)
     assert tries == [2, 2, 2]
-    assert said == ["training: with 7 tokens at a time"] * 2
+    assert said == ["training: with 7 tokens at a time", "begin ('training', 60, 'steps')"] * 2
 
 
 @pytest.mark.parametrize(

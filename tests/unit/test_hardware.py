@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from inward.hardware import device, give_back_memory, named_dtype, resolve_dtype
+from inward.hardware import device, give_back_memory, kept_memory, named_dtype, resolve_dtype
 
 PROCESSOR = torch.device("cpu")
 
@@ -42,11 +44,15 @@ def test_names_are_taken_with_and_without_the_prefix() -> None:
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has ways of its own")
-def test_what_is_freed_below_what_is_in_use_is_given_back() -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has ways of its own")
+
+
+@GLIBC
+def test_what_is_freed_below_what_is_in_use_is_given_back() -> None:
     blocks = [b"x" * 2**16 for _ in range(2048)]  # 128 MiB, in blocks too small to come from the system one by one
     above = blocks[-1]
     blocks.clear()
@@ -54,3 +60,28 @@ def test_what_is_freed_below_what_is_in_use_is_given_back() -> None:
     give_back_memory()
     assert before - resident() > 2**26
     assert len(above) == 2**16
+
+
+@GLIBC
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_memory_is_kept_in_the_block_and_given_back_at_its_end(ends: str) -> None:
+    def spend() -> int:
+        tensors = [torch.ones(2**22) for _ in range(16)]  # 16 MiB each
+        held = resident()
+        tensors.clear()
+        return held
+
+    with suppress(ValueError), kept_memory():
+        held = spend()
+        assert held - resident() < 2**26, "what was freed stays"
+        if ends == "badly":
+            raise ValueError
+    assert held - resident() > 2**27, "and goes at the end"
+
+
+@GLIBC
+def test_what_the_environment_says_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("the C library is not asked"))
+    with kept_memory():
+        pass

@@ -149,6 +149,7 @@ def test_a_model_with_a_sliding_window_is_trained_with_padding(tmp_path: Path, c
 def test_the_heads_own_gradient_is_autograds(chunk: int, bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunked = whole = log_softmax differentiated by autograd, in float64; also where only the hidden states learn."""
     monkeypatch.setattr(logps, "CHUNK_LOGITS_CPU", chunk)
+    monkeypatch.setattr(logps, "HEAD_ROWS", 7)
     generator = torch.Generator().manual_seed(0)
 
     def tensor(*shape: int) -> Tensor:

@@ -24,7 +24,7 @@ from inward.sampling.transformers_engine import load_engine
 from inward.thought import BUILT_IN
 from inward.training.examples import ReferenceLogps, build_examples
 from inward.training.reference import load_reference, reference_logps
-from inward.training.sampled import CHECKED, LIMIT, discrepancy, require_rounding, sampled_logps, to_check
+from inward.training.sampled import CHECKED, Discrepancy, discrepancy, require_rounding, sampled_logps, to_check
 from tests.build import output, prompt
 from tests.pairs import made_examples
 from tests.tiny import tiny_model
@@ -149,7 +149,26 @@ def test_what_is_no_rounding_is_refused_by_the_tokens_it_is_spread_over() -> Non
     assert found.per_token == pytest.approx(9 / weight)
     with pytest.raises(TrainingError, match=r"arm iteration 2: .* start a new run without training\.reference = 'sampler'"):
         require_rounding(found, "arm iteration 2")
-    require_rounding(replace(found, per_token=LIMIT), "arm iteration 2")
+    require_rounding(replace(found, mean=found.allowed), "arm iteration 2")
+
+
+def test_rounding_may_be_more_a_token_in_short_outputs() -> None:
+    def apart(tokens: int, each: float) -> Discrepancy:
+        example = replace(
+            made_examples(1)[0],
+            chosen_tokens=(5,) * tokens,
+            chosen_weights=(1.0,) * tokens,
+            rejected_tokens=(6,) * tokens,
+            rejected_weights=(1.0,) * tokens,
+        )
+        live = ReferenceLogps(pair_id=example.pair_id, chosen=-9.0, rejected=-8.0)
+        noted = replace(live, chosen=live.chosen - tokens * each, rejected=live.rejected - tokens * each)
+        return discrepancy([example], [noted], [live])
+
+    require_rounding(apart(1, 0.07), "as seen in bf16")
+    for tokens, each in ((57, 0.12), (16, 0.06), (1, 0.3)):
+        with pytest.raises(TrainingError):
+            require_rounding(apart(tokens, each), "no rounding")
 
 
 def test_an_engine_without_log_probabilities_is_refused_before_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def run(
             if (processes := started.processes) > 1:  # asked before the first stage: there may not be as many GPUs
                 parts = ", each with its part of the weights" if settings.execution.shard else ""
                 reporter.say(f"Training over {processes} processes{parts}")
+            elif settings.execution.shard:
+                reporter.say("execution.shard = true has nothing to cut: training is one process (execution.processes)")
             run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:

@@ -58,6 +58,8 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
         recipe.training,
         dtype=recipe.model.dtype,
         tokens=recipe.training.batch_tokens,
+        processes=run.processes,
+        sharded=recipe.execution.shard and run.processes > 1,
         trust_remote_code=recipe.model.trust_remote_code,
     )
     for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:

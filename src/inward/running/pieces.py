@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import JudgeSettings
+from inward.errors import ShortOfMemory
 from inward.records import Output, Prompt, Verdict, content_id
-from inward.running.execute import Silent, cut, one, run_shards
-from inward.running.run import At
+from inward.running.execute import Silent, cut, in_processes, one, run_shards
+from inward.running.run import At, Run
 from inward.running.work import (
     Draws,
     draw_outputs,
@@ -20,6 +21,7 @@ from inward.running.work import (
     start_engine,
     start_judge,
     start_reference,
+    train_model,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +137,21 @@ def reference_shards(at: At, stage: str, examples: Sequence[Example], model: Pat
         unit="pairs",
         isolate=at.run.isolate,
     )
+
+
+def train_together(run: Run, call: tuple[Any, ...], label: str, steps: int) -> None:
+    """Train in processes that share every step, again and again while memory runs out for weights that are cut over them."""
+    from inward.training.team import seats
+
+    while True:
+        with seats(run.processes) as taken:
+            try:
+                in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=label)
+                return
+            except ShortOfMemory as error:  # less is taken at a time by those who start now, from the last state
+                run.reporter.say(f"{label}: {error}")
+                run.reporter.end()
+                run.reporter.begin(label, steps, "steps")
 
 
 def _length(output: Output) -> int:

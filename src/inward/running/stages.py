@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inward.config import CombinedJudge
-from inward.errors import ShortOfMemory
 from inward.hardware import give_back_memory
 from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
 from inward.running.execute import in_processes
-from inward.running.pieces import judge_shards, reference_shards, sample_shards, whole
+from inward.running.pieces import judge_shards, reference_shards, sample_shards, train_together, whole
 from inward.running.run import At, Run
 from inward.running.rundir import RunDir
 from inward.running.work import (
@@ -151,7 +150,8 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
     settings = run.recipe.training
     label = f"{at.arm} iteration {at.t}: training"
     trained, _ = hold_out(examples, settings, seed=at.seed("training"))
-    run.reporter.begin(label, steps_per_epoch(trained, settings) * settings.epochs, "steps")
+    steps = steps_per_epoch(trained, settings) * settings.epochs
+    run.reporter.begin(label, steps, "steps")
     call = (
         model,
         tuple(examples),
@@ -163,7 +163,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         run.dir.costs,
     )
     if run.processes > 1:
-        _train_together(run, call, label)
+        train_together(run, call, label, steps)
     elif run.isolate:
         in_processes(train_model, [(*call, None)], advance=run.reporter.advance, label=label)
     else:
@@ -171,19 +171,6 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
         give_back_memory()
     run.reporter.end()
     return stored_epochs(out)
-
-
-def _train_together(run: Run, call: tuple[Any, ...], label: str) -> None:
-    """Train in processes that share every step, again and again while memory runs out for weights that are cut over them."""
-    from inward.training.team import seats
-
-    while True:
-        with seats(run.processes) as taken:
-            try:
-                in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=label)
-                return
-            except ShortOfMemory as error:  # less is taken at a time by those who start now
-                run.reporter.say(f"{label}: {error}")
 
 
 def validate(

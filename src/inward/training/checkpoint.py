@@ -38,6 +38,7 @@ def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim
                     found = {key: found.pop(key).clone() for key in list(found)}
                 if temporary is not None:
                     save_file(found, temporary / f"{name}.safetensors")
+                del found  # the masters go before the moments come
     if team.main:
         for other in folder.glob("step_*"):
             if other != path:

@@ -2,7 +2,7 @@
 
 The decoder runs over the whole micro-batch; only the hidden states that predict a token that counts go through the head, a
 chunk at a time, and each chunk's logits are computed again in the backward pass instead of being kept. So the memory that
-logits take is that of one chunk, `chunk_logits` numbers and one copy, whatever the length and the vocabulary.
+logits take is that of one chunk, `chunk_logits` numbers and one copy in fp32, whatever the length and the vocabulary.
 
 Dimensions: T token positions, N completion tokens that count, R sequences, D width, V vocabulary.
 """
@@ -27,7 +27,7 @@ CHUNK_LOGITS = 2**26
 CHUNK_LOGITS_CPU = 2**24 - 2**16
 """The same on a processor: just below 32 MiB in bf16, the most that a C library lays out in memory it has (`kept_memory`)."""
 HEAD_ROWS = 4096
-"""Rows of the head whose gradient is added up at once."""
+"""Rows of the head whose gradient is added up at once on a processor: its fp32 copy is small enough to be kept memory."""
 
 
 def chunk_logits(device: torch.device) -> int:
@@ -113,7 +113,7 @@ class _LinearHead(torch.autograd.Function):
             logsumexp(weights_NV, normalise=True)
             grad_hidden_ND[chunk] = (scale_N1 * _slope(weights_NV, targets, weight_VD)).to(hidden.dtype)
             scaled_ND = scale_N1 * hidden
-            for part in _slices(len(total_VD), HEAD_ROWS):  # a part's product in fp32 is small enough to be kept memory
+            for part in _slices(len(total_VD), HEAD_ROWS if total_VD.device.type == "cpu" else len(total_VD)):
                 total_VD[part] -= weights_NV[:, part].T @ scaled_ND.to(hidden.dtype)
             total_VD.index_add_(0, targets, scaled_ND)
             if total_V is not None:

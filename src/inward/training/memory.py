@@ -77,7 +77,7 @@ def training_needs(
     activations = (
         tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
     )
-    logits = 2 * size * chunk_logits(device())
+    logits = (size + 4) * chunk_logits(device())  # and their exponentials in fp32, all at once on a GPU
     head = 4 * config.vocab_size * shape.width if settings.lora is None else 0
     return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=logits + head)
 

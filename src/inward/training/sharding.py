@@ -55,11 +55,12 @@ def shard(root: Root, working: torch.dtype, team: Team) -> None:
 
     A model on the processor moves to this process's device layer by layer: no device ever holds more than one of them whole.
     """
-    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
-        raise UsageError(f"execution.shard needs a newer PyTorch than {torch.__version__}: pip install -U torch")
+    layers = _layers(root.model)
+    if not layers:  # the whole model would be put together for every pass
+        raise UsageError(f"execution.shard does not know the layers of {type(root.model).__name__}: leave it out")
     mesh = init_device_mesh(device().type, (team.size,))
     policy = MixedPrecisionPolicy(param_dtype=working, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for module in (*_layers(root.model), root):
+    for module in (*layers, root):
         for parameter in module.parameters():
             if parameter.requires_grad and not isinstance(parameter, DTensor):
                 parameter.data = parameter.data.float()
@@ -109,8 +110,11 @@ def idle_passes(own: int, pairs: Sequence[Example], team: Team) -> MicroBatches:
 
     Each is the shortest pair of the step: if its loss is not finite, the process that it was dealt to says so.
     """
-    shortest = min(pairs, key=lambda pair: (pair.row_tokens, pair.pair_id))
-    return [(shortest,)] * (max(team.gather(own)) - own)
+    return [(shortest(pairs),)] * (max(team.gather(own)) - own)
+
+
+def shortest(pairs: Sequence[Example]) -> Example:
+    return min(pairs, key=lambda pair: (pair.row_tokens, pair.pair_id))
 
 
 def start_again(state: Path, tokens: int, team: Team) -> None:

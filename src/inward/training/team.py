@@ -170,13 +170,15 @@ def peers() -> Iterator[None]:
     """Turn the loss of another process, which the backends tell by a bare RuntimeError, into silence, then an error.
 
     Whoever started the processes hears of a death as well, knows which one died and why, and ends the others. It must be
-    the one to speak; this process only does so if nobody ends it.
+    the one to speak; this process only does so if nobody ends it. Errors of anything but the exchange pass as they are.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):  # gloo names its source files
+            raise
         time.sleep(GRACE_S)
         raise TrainingError(
             f"the processes of this training lost each other: {error}. What was finished is kept: run the same command again"

@@ -39,7 +39,7 @@ from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.sharding import allowed_tokens, idle_passes, start_again, whole
+from inward.training.sharding import allowed_tokens, idle_passes, shortest, start_again, whole
 from inward.training.team import ALONE, Team, peers
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
@@ -204,7 +204,7 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     mine = job.team.share(pairs)
     part = _gradients(job, trainee, mine, step, pairs)
     while part is None:  # out of memory: the same step, fewer tokens at a time
-        shrink(job.budget, mine or pairs, trainee)
+        shrink(job.budget, mine or [shortest(pairs)], trainee)
         if trainee.sharded:
             start_again(job.out / "state", job.budget.tokens, job.team)
         part = _gradients(job, trainee, mine, step, pairs)

@@ -76,6 +76,10 @@ def make_trainee(
     if settings.gradient_checkpointing:
         _recompute_layers(model)
     root, work = Root(model), work_of(model)
+    if sharded and adapted is None and not all(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(
+            f"execution.shard cannot store {type(model).__name__}, which has weights that do not learn: leave it out"
+        )
     if sharded:
         shard(root, working, team)
         originals = {}
@@ -157,6 +161,11 @@ def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"training.lora does not fit {type(model).__name__}: {error}") from error
+    if lora.dropout and type(model.get_output_embeddings()) is not torch.nn.Linear:
+        # Its log-probabilities are computed a second time in the backward pass, which would draw other masks.
+        raise UsageError(
+            "training.lora.dropout does not work where training.lora.targets names the head: leave one of them out"
+        )
     adapted.eval()
     for name, module in adapted.named_modules():
         if name.endswith("lora_dropout"):
