@@ -70,6 +70,8 @@ def shard(root: Root, working: torch.dtype, team: Team) -> None:
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+        if hasattr(sharded, "set_reduce_scatter_unused_params"):  # newer than the oldest PyTorch that serves
+            sharded.set_reduce_scatter_unused_params(True)  # experts that only some processes' tokens reach
 
 
 def whole(tensor: Tensor) -> Tensor:
