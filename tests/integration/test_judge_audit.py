@@ -246,7 +246,14 @@ def test_a_stopped_audit_goes_on(ending: signal.Signals, tmp_path: Path) -> None
     gold, kept = gold_file(tmp_path, 96), tmp_path / "kept"
     with server(longer, delay=0.05) as (url, asked):
         command = [*MODULE, "audit", str(recipe(tmp_path, behind(url))), "--gold", str(gold), "--out", str(kept), "--json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's tests inherit it ignored
+        )
         deadline = time.monotonic() + 60
         while not list(kept.glob("*/verdicts/part-*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.01)
