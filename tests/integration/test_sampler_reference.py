@@ -82,7 +82,7 @@ def test_probabilities_that_are_not_raw_train_nothing(tmp_path: Path, monkeypatc
     monkeypatch.setattr(decode, "token_logps", lambda logits, tokens: raw(logits / 0.8, tokens))
     peaked = tiny_model(tmp_path / "peaked", spread=0.3)  # with flat distributions a temperature changes next to nothing
     overrides = [SAMPLER, "arms=['direct']", f"model.path={peaked}"]
-    with pytest.raises(TrainingError, match=r"direct iteration 1: .* nats a token .*tempered or filtered"):
+    with pytest.raises(TrainingError, match=r"direct iteration 1: .* nats a sequence .*tempered or filtered"):
         done(write_recipe(tmp_path), tmp_path / "run", *overrides)
     assert not (tmp_path / "run" / "direct" / "iter_001" / "checkpoints").exists()
 
