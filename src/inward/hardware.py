@@ -91,18 +91,17 @@ def kept_memory() -> Iterator[None]:
     adjusts its thresholds no more: they stay where its own adjustment ends.
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" and not chosen else None
-    if not hasattr(libc, "mallopt"):
+    libc = None if chosen else _glibc()
+    if libc is None:
         yield
         return
-    assert libc is not None
     libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
     libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
     try:
         yield
     finally:
         libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)
-        libc.malloc_trim(0)
+        give_back_memory()
 
 
 def give_back_memory() -> None:
@@ -111,10 +110,14 @@ def give_back_memory() -> None:
     glibc keeps it wherever anything above it is still in use: two gigabytes after training a model of 135M parameters, as much
     as all that the process then uses and more (docs/log.md). The next stage would use it, but until then nobody else can.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "malloc_trim"):
-        assert libc is not None
+    if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process if it is glibc, which alone knows these functions."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "malloc_trim") else None
 
 
 def _finish(device: torch.device) -> None:

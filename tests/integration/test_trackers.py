@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inward.config import TrainingSettings
-from inward.errors import MissingExtraError, RunChangedError
+from inward.errors import MissingExtraError, RunChangedError, StorageError
 from inward.training.metrics import read_metrics
 from inward.training.trackers import _survives, require_packages
 from tests.integration.test_training_options import PLAIN, Killed, contents, trained
@@ -59,6 +59,14 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(
     found = contents(tracked)
     del found["tensorboard"]
     assert found == contents(plain)
+
+
+def test_a_full_disk_is_not_taken_for_the_trackers_failure() -> None:
+    def full() -> None:
+        raise StorageError("no space left")
+
+    with pytest.raises(StorageError):
+        _survives("chatty", full)
 
 
 def test_what_a_tracker_prints_is_kept_out_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

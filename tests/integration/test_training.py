@@ -19,6 +19,7 @@ from inward.training.examples import Example
 from inward.training.logps import sequence_logps
 from inward.training.metrics import StepMetrics
 from inward.training.train import train
+from inward.training.trainee import make_trainee
 from inward.training.weights import load_model, merge_adapter, promote, stored_dtype
 from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
@@ -235,6 +236,18 @@ def test_what_a_user_can_get_wrong(seed_model: Path, tmp_path: Path) -> None:
     wrong = SETTINGS.model_copy(update={"lora": LoraSettings(targets=("no_such_layer",))})
     with pytest.raises(UsageError, match="no_such_layer"):
         trained(seed_model, tmp_path / "out", wrong)
+
+
+def test_dropout_on_an_adapted_head_is_refused(tmp_path: Path) -> None:
+    """Its log-probabilities are computed again in the backward pass, by other masks."""
+    model = tiny_model(tmp_path / "model")
+    for dropout in (0.0, 0.5):
+        adapted = SETTINGS.model_copy(update={"lora": LoraSettings(targets=("lm_head",), dropout=dropout)})
+        if dropout:
+            with pytest.raises(UsageError, match=r"training\.lora\.dropout.*training\.lora\.targets"):
+                make_trainee(model, adapted, seed=0, dtype="float32")
+        else:
+            make_trainee(model, adapted, seed=0, dtype="float32")
 
 
 def test_golden_trajectory(seed_model: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def together(
     shard: bool = False,
 ) -> Path:
     report = out.with_name(f"{out.name}-report")
-    codes = in_team(size, train_in_team, *inputs, settings, out, dies_after, fails, report, dtype, shard)
+    codes = in_team(size, train_in_team, inputs, settings, out, dies_after, fails, report, dtype, shard)
     assert codes == ([0] * size if dies_after is None else [-signal.SIGKILL] * size)
     return out
 
@@ -200,7 +200,7 @@ def test_a_process_that_dies_in_a_step_ends_all_with_one_message(
     inputs: Inputs, tmp_path: Path, capfd: pytest.CaptureFixture[str], shard: bool
 ) -> None:
     out = tmp_path / "out"
-    given = (*inputs, PLAIN, out, shard)
+    given = (inputs, PLAIN, out, shard)
     with seats(2) as taken, pytest.raises(InwardError, match=r"^training: its process died \(killed by the system.*is kept"):
         in_processes(train_and_lose_one, [(seat, *given) for seat in taken], advance=print, label="training")
     assert "Traceback" not in capfd.readouterr().err

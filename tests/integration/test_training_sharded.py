@@ -18,14 +18,16 @@ from inward.running.rundir import RunDir
 from inward.training.batches import collate
 from inward.training.logps import sequence_logps
 from inward.training.memory import check_memory
-from inward.training.team import seats
+from inward.training.sharding import Root, shard
+from inward.training.team import Team, seats
 from inward.training.trainee import make_trainee
-from tests.integration.test_training_processes import PLAIN, SETTINGS, alone, assert_same, together
+from inward.training.weights import load_model
+from tests.integration.test_training_processes import PLAIN, SETTINGS, alone, assert_same, inputs, together
 from tests.integration.test_training_resume import contents
 from tests.integration.training_team import Inputs, hold_a_part, in_team, train_short_of_memory
-from tests.pairs import made_examples, stored_reference
-from tests.tiny import tiny_model
+from tests.pairs import stored_reference
 
+__all__ = ["inputs"]
 KINDS = SETTINGS | {
     "recomputed": PLAIN.model_copy(update={"gradient_checkpointing": True, "epochs": 1}),
     "recomputed lora": PLAIN.model_copy(update={"gradient_checkpointing": True, "epochs": 1, "lora": LoraSettings(rank=2)}),
@@ -40,13 +42,6 @@ TREE: dict[str, Any] = {
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    model = tiny_model(tmp_path_factory.mktemp("tiny"), hidden=16, spread=0.1)
-    examples = made_examples(9)  # steps of 4, 4 and 1 pairs: in the last one a process has none
-    return model, examples, stored_reference(model, examples, PLAIN, dtype="float32")
 
 
 @pytest.mark.slow
@@ -148,7 +143,7 @@ def test_out_of_memory_all_start_again_with_less(inputs: Inputs, tmp_path: Path)
     """The process that ran out ends the others, which wait for it, and what it can hold is known to those who go on."""
     longest = max(example.unique_tokens for example in inputs[1])
     settings, out = PLAIN.model_copy(update={"batch_tokens": 4 * longest}), tmp_path / "out"
-    given = (*inputs, settings, out, longest)
+    given = (inputs, settings, out, longest)
     with seats(2) as taken, pytest.raises(ShortOfMemory, match="all start again from the last state, with"):
         in_processes(train_short_of_memory, [(seat, *given) for seat in taken], advance=print, label="training")
     stored = {path.name: json.loads(path.read_text()) for path in (out / "state").glob("tokens_*.json")}
@@ -204,6 +199,14 @@ def test_memory_is_reckoned_for_a_part(inputs: Inputs) -> None:
     assert frozen[0] is not None
     assert frozen[1] is not None
     assert frozen[0].weights - frozen[1].weights == pytest.approx(2 * parameters / 4 + frozen[0].optimiser / 2, abs=2)
+
+
+def test_a_model_whose_layers_are_not_known_is_not_cut(inputs: Inputs) -> None:
+    """It would be put together whole for every pass."""
+    model = load_model(inputs[0], torch.float32)
+    model._no_split_modules = None
+    with pytest.raises(UsageError, match=r"execution\.shard does not know the layers of LlamaForCausalLM"):
+        shard(Root(model), torch.float32, Team(0, 2))
 
 
 def test_one_process_cuts_nothing(inputs: Inputs, tmp_path: Path) -> None:

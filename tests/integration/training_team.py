@@ -37,9 +37,7 @@ def in_team(size: int, work: Callable[..., None], *arguments: Any) -> list[int |
 
 def train_in_team(
     seat: Seat,
-    model: Path,
-    examples: Sequence[Example],
-    reference: Sequence[ReferenceLogps],
+    inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
     dies_after: str | None,
@@ -77,7 +75,7 @@ def train_in_team(
         training.sequence_logps = short_of_memory
     with seated(seat) as team:
         try:
-            training.train(model, examples, reference, settings, out, seed=5, dtype=dtype, team=team, shard=shard)
+            training.train(*inputs, settings, out, seed=5, dtype=dtype, team=team, shard=shard)
         except InwardError as error:
             report.with_name(f"{report.name}-{seat.rank}").write_text(f"{type(error).__name__}: {error}")
     if fails == "memory":
@@ -86,9 +84,7 @@ def train_in_team(
 
 def train_and_lose_one(
     seat: Seat,
-    model: Path,
-    examples: Sequence[Example],
-    reference: Sequence[ReferenceLogps],
+    inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
     shard: bool,
@@ -126,14 +122,12 @@ def train_and_lose_one(
     else:
         Team.sum_gradients = lost  # type: ignore[method-assign]
     with seated(seat) as team:
-        training.train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team, shard=shard)
+        training.train(*inputs, settings, out, seed=5, dtype="float32", team=team, shard=shard)
 
 
 def train_short_of_memory(
     seat: Seat,
-    model: Path,
-    examples: Sequence[Example],
-    reference: Sequence[ReferenceLogps],
+    inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
     tokens: int,
@@ -155,7 +149,7 @@ def train_short_of_memory(
     torch.set_num_threads(1)
     training.sequence_logps = poor
     with seated(seat) as team:
-        training.train(model, examples, reference, settings, out, seed=5, dtype="float32", team=team, shard=True)
+        training.train(*inputs, settings, out, seed=5, dtype="float32", team=team, shard=True)
 
 
 def hold_a_part(seat: Seat, model: Path, examples: Sequence[Example], settings: TrainingSettings, report: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import TrainingSettings
-from inward.errors import MissingExtraError
+from inward.errors import InwardError, MissingExtraError
 from inward.storage import read_json, write_json
 from inward.training.metrics import StepMetrics
 
@@ -108,6 +108,8 @@ def _survives(kind: str, call: Callable[[], object]) -> bool:
     try:
         with redirect_stdout(sys.stderr):  # some greet; standard output is for what the user asked for
             call()
+    except InwardError:  # of our own files, a full disk say: not the tracker's matter
+        raise
     except Exception as error:  # noqa: BLE001 (another project's code, files and network: no list of its errors is complete)
         log.warning("the tracker %s failed and is left out from here on; metrics.jsonl has everything: %s", kind, error)
         return False

@@ -148,6 +148,7 @@ def _recompute_layers(model: PreTrainedModel) -> None:
 def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
     """Inject a fresh adapter into `model`, in place. Its B matrices are zero, so it starts as the model itself."""
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(
         r=lora.rank,
@@ -161,7 +162,7 @@ def _adapt(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"training.lora does not fit {type(model).__name__}: {error}") from error
-    if lora.dropout and type(model.get_output_embeddings()) is not torch.nn.Linear:
+    if lora.dropout and isinstance(model.get_output_embeddings(), BaseTunerLayer):
         # Its log-probabilities are computed a second time in the backward pass, which would draw other masks.
         raise UsageError(
             "training.lora.dropout does not work where training.lora.targets names the head: leave one of them out"
