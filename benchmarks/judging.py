@@ -31,13 +31,25 @@ from typing import Any
 
 import numpy as np
 
-from inward.judging.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive, controlled
-from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengths
-from inward.judging.compare import Battle, Outcome
 from inward.judging.judge import Group
-from inward.judging.schemes import Battles, Ints, Known, Scheme, full, in_pairs, knockout, nothing_known, play, random, swiss
+from inward.judging.pairwise.comparer import Battle, Outcome
 from inward.judging.spending import Spending
-from inward.judging.tournament import run_tournament
+from inward.judging.tournament.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive, controlled
+from inward.judging.tournament.bradley_terry import Floats, battle_matrix, sigmoid, strengths
+from inward.judging.tournament.run import run_tournament
+from inward.judging.tournament.schemes import (
+    Battles,
+    Ints,
+    Scheme,
+    TournamentState,
+    full,
+    in_pairs,
+    initial_state,
+    knockout,
+    play,
+    random,
+    swiss,
+)
 from inward.records import Prompt
 
 K = 8
@@ -191,7 +203,7 @@ def play_out(verdict_GKK: Floats, length_GK: Floats, copies_GK: Ints, scheme: Sc
     def decide(battles: Battles) -> Floats:
         return verdict_GKK[battles]
 
-    known: Known = play(nothing_known(copies_GK, length_GK), scheme, decide)
+    known: TournamentState = play(initial_state(copies_GK, length_GK), scheme, decide)
     s_GK = controlled(strengths(battle_matrix(known.results_GKK)), length_GK, copies_GK, rho)
     return Found(float(known.fought_G.mean()), np.nanargmax(s_GK, axis=1), np.nanargmin(s_GK, axis=1))
 

@@ -31,12 +31,12 @@ import torch
 from peft import PeftModel
 
 from inward.config import LoraSettings, TrainingSettings
+from inward.engines.engine import Decoding
+from inward.engines.transformers.engine import load_engine
 from inward.hardware import device
-from inward.models import local_folder
+from inward.models.names import local_folder
 from inward.prompts.tasks import generate_tasks
-from inward.sampling.engine import Decoding
 from inward.sampling.sample import sample
-from inward.sampling.transformers_engine import load_engine
 from inward.thought import BUILT_IN
 from inward.training.batches import collate
 from inward.training.examples import Example

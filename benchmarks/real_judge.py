@@ -40,20 +40,20 @@ import torch
 
 from benchmarks.judging import Found, play_out, schemes_of
 from inward.config import VerifiableJudge
-from inward.judging import make_judge
-from inward.judging.battles import Pairwise
-from inward.judging.bradley_terry import Floats, battle_matrix, strengths
-from inward.judging.compare import Battle, Comparer
-from inward.judging.engine_chat import EngineChat, EngineWeigher
+from inward.engines.engine import Decoding, Request
+from inward.engines.transformers.engine import TransformersEngine, load_engine
 from inward.judging.judge import Group
-from inward.judging.pairwise import LLMComparer, conversation
-from inward.judging.probability import ProbabilityComparer
-from inward.judging.schemes import Ints, full
-from inward.models import local_folder
+from inward.judging.make import make_judge
+from inward.judging.pairwise.by_probability import ProbabilityComparer
+from inward.judging.pairwise.by_text import LLMComparer, conversation
+from inward.judging.pairwise.comparer import Battle, Comparer
+from inward.judging.pairwise.engine_chat import EngineChat, EngineLabelScorer
+from inward.judging.pairwise.judge import Pairwise
+from inward.judging.tournament.bradley_terry import Floats, battle_matrix, strengths
+from inward.judging.tournament.schemes import Ints, full
+from inward.models.names import local_folder
 from inward.prompts.tasks import generate_tasks
 from inward.records import Prompt
-from inward.sampling.engine import Decoding, Request
-from inward.sampling.transformers_engine import TransformersEngine, load_engine
 from inward.storage import read_json, write_json
 
 K = 8
@@ -176,7 +176,7 @@ def _comparer(name: str, engine: TransformersEngine, both_orders: bool = False) 
     how, _, form = name.partition(", ")
     if how == "text":
         return LLMComparer(chat=EngineChat(engine=engine, name="judge"), form=form, max_tokens=ANSWER)
-    return ProbabilityComparer(weigher=EngineWeigher(engine=engine, name="judge"), form=form, both_orders=both_orders)
+    return ProbabilityComparer(label_scorer=EngineLabelScorer(engine=engine, name="judge"), form=form, both_orders=both_orders)
 
 
 def _speed(prompt: Prompt, model: str) -> dict[str, Any]:

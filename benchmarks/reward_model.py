@@ -24,8 +24,8 @@ import torch
 
 from inward.config import RewardModelJudge
 from inward.judging.judge import Group
-from inward.judging.reward_model import RewardModel
-from inward.models import local_folder
+from inward.judging.reward_model.judge import RewardModel
+from inward.models.names import local_folder
 from inward.records import Prompt
 
 WORDS = ("water", "river", "stone", "bridge", "over", "the", "of", "and", "slow", "cold", "morning", "people", "walk", "talk")

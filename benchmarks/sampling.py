@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from inward.models import local_folder
-from inward.sampling.engine import Decoding, Request
-from inward.sampling.transformers_engine import TransformersEngine, load_engine
+from inward.engines.engine import Decoding, Request
+from inward.engines.transformers.engine import TransformersEngine, load_engine
+from inward.models.names import local_folder
 
 QUESTION = "Give three tips for staying healthy while working long hours at a desk, and explain each in one sentence. "
 

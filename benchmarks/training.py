@@ -27,7 +27,7 @@ import sys
 from typing import Any
 
 from benchmarks._training_work import Work
-from inward.models import local_folder
+from inward.models.names import local_folder
 
 
 def main() -> None:

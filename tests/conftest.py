@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from inward.models import cache_dir
+from inward.storage import cache_dir
 
 os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("inward", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

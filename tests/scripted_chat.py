@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from inward.judging.compare import Reply
+from inward.judging.pairwise.comparer import Reply
 from inward.judging.spending import Spending
 from inward.records import content_id
 

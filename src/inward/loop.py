@@ -17,7 +17,7 @@ from pathlib import Path
 
 from inward.records import Prompt
 from inward.running import inputs, stages
-from inward.running.run import At, Run
+from inward.running.run import ArmIteration, Run
 
 
 def run_loop(run: Run) -> None:
@@ -39,7 +39,7 @@ def iterate(
     run: Run, arm: str, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], validation: tuple[Prompt, ...]
 ) -> Path:
     """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
-    here = At(run, arm, t)
+    here = ArmIteration(run, arm, t)
     if here.finished:
         return stages.tidy(here)
     stages.keep_prompts(here, prompts)

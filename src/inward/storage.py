@@ -32,6 +32,18 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
 """How shutil (a list of the copies that failed) and safetensors (Rust) tell the system's error number."""
 
 
+def cache_dir() -> Path:
+    """Return where fetched models are kept: `$INWARD_CACHE`, or the platform's cache folder for `inward`."""
+    chosen = os.environ.get("INWARD_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "inward" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "inward"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inward"
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the system says about a write into a StorageError with a remedy."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from inward.engines.engine import Completion, Decoding, Engine, Request, Scaffold
+from inward.engines.scripted import ScriptedEngine
 from inward.errors import UsageError
-from inward.sampling.engine import Completion, Decoding, Engine, Request, Scaffold
-from inward.sampling.scripted import ScriptedEngine
 from tests.tiny import tiny_model
 
 TEXTS = ("Hi", "Why is the sky blue?", "Name three rivers and say where they flow.", "1 + 1 =")
@@ -26,7 +26,7 @@ def scripted(_: Path) -> Engine:
 
 
 def transformers(folder: Path) -> Engine:
-    from inward.sampling.transformers_engine import load_engine
+    from inward.engines.transformers.engine import load_engine
 
     engine = load_engine(tiny_model(folder), rows=6, dtype="float32")
     assert engine.shared
@@ -40,8 +40,8 @@ def padded(folder: Path) -> Engine:
 
 
 def smollm2(_: Path) -> Engine:
-    from inward.models import local_folder
-    from inward.sampling.transformers_engine import load_engine
+    from inward.engines.transformers.engine import load_engine
+    from inward.models.names import local_folder
 
     return load_engine(local_folder("smollm2"), rows=16)
 

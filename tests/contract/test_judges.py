@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
-from inward.judging import make_judge
-from inward.judging.battles import Pairwise
-from inward.judging.combined import Cascade, Panel, Routed
-from inward.judging.group_scores import Part
+from inward.judging.combined.group_scores import Part
+from inward.judging.combined.judges import Cascade, Panel, Routed
 from inward.judging.judge import Group, Judge, Ruling
-from inward.judging.pairwise import LLMComparer
-from inward.judging.schemes import full
+from inward.judging.make import make_judge
+from inward.judging.pairwise.by_text import LLMComparer
+from inward.judging.pairwise.judge import Pairwise
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, score_outputs
+from inward.judging.tournament.schemes import full
 from inward.records import Constraint, Prompt
 from tests.build import output
 from tests.scripted_chat import ScriptedChat

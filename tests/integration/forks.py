@@ -25,10 +25,10 @@ def import_everything() -> None:
     from transformers.models.llama import modeling_llama  # noqa: F401
 
     import inward.cli.main
+    import inward.engines.transformers.engine
     import inward.judging.stage
     import inward.loop
     import inward.prompts
-    import inward.sampling.transformers_engine
     import inward.training.train  # noqa: F401
 
     assert transformers.AutoModelForCausalLM

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from inward import judging
 from inward.config import JudgeSettings, load_recipe
-from inward.judging.adaptive import adaptive
-from inward.judging.battles import Pairwise
+from inward.judging import make as judging
 from inward.judging.judge import Judge
-from inward.judging.pairwise import LLMComparer
+from inward.judging.pairwise.by_text import LLMComparer
+from inward.judging.pairwise.judge import Pairwise
 from inward.judging.scripted import Scripted
+from inward.judging.tournament.adaptive import adaptive
 from inward.loop import run_loop
 from inward.records import Output, Pair, Score, Verdict, content_id
 from inward.running.execute import Silent

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from inward.config import load_recipe
+from inward.engines.transformers import decode
 from inward.errors import TrainingError
 from inward.loop import run_loop
 from inward.records import Output
@@ -16,7 +17,6 @@ from inward.running.execute import Silent
 from inward.running.run import Run
 from inward.running.rundir import RunDir
 from inward.running.shards import read_stage
-from inward.sampling import decode
 from inward.storage import read_json
 from inward.training.examples import ReferenceLogps
 from inward.training.metrics import read_metrics

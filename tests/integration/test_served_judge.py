@@ -20,17 +20,17 @@ import httpx
 import pytest
 
 from inward.config import EndpointSettings, PairwiseJudge
+from inward.engines.transformers.engine import load_engine
 from inward.errors import JudgeError
-from inward.judging import make_judge
-from inward.judging.compare import Battle
-from inward.judging.endpoint import EndpointChat
-from inward.judging.endpoint_weigher import EndpointWeigher
-from inward.judging.engine_chat import EngineChat
-from inward.judging.pairwise import LLMComparer, conversation
-from inward.judging.probability import ProbabilityComparer
+from inward.judging.make import make_judge
+from inward.judging.pairwise.by_probability import ProbabilityComparer
+from inward.judging.pairwise.by_text import LLMComparer, conversation
+from inward.judging.pairwise.comparer import Battle
+from inward.judging.pairwise.endpoint import EndpointChat
+from inward.judging.pairwise.endpoint_labels import EndpointLabelScorer
+from inward.judging.pairwise.engine_chat import EngineChat
 from inward.judging.stage import judge_outputs, score_outputs
-from inward.models import local_folder
-from inward.sampling.transformers_engine import load_engine
+from inward.models.names import local_folder
 from tests.build import output, prompt
 from tests.tiny import tiny_model
 
@@ -117,7 +117,7 @@ def test_a_served_judge_without_a_verdict_leaves_every_response_unscored(address
 
 def test_a_server_that_leaves_the_probabilities_out_is_no_judge_by_probability(chat: EndpointChat) -> None:
     with pytest.raises(JudgeError, match="logprobs"):
-        ProbabilityComparer(weigher=EndpointWeigher(chat=chat)).compare(BATTLES)
+        ProbabilityComparer(label_scorer=EndpointLabelScorer(chat=chat)).compare(BATTLES)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
-from inward import judging
 from inward.config import load_recipe
+from inward.judging import make as judging
 from inward.judging.judge import Group, Ruling
 from inward.judging.scripted import Scripted
 from inward.loop import run_loop

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inward.config import TrainingSettings
+from inward.engines.engine import Decoding
+from inward.engines.transformers.engine import load_engine
 from inward.errors import TrainingError
+from inward.models.tokenizer import plain_text
 from inward.records import Output, Pair
-from inward.sampling.engine import Decoding
 from inward.sampling.sample import sample
-from inward.sampling.transformers_engine import load_engine, plain_text
 from inward.thought import BUILT_IN
 from inward.training.examples import build_examples, response_start
 from tests.build import prompt

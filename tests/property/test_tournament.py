@@ -11,12 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inward.judging.adaptive import adaptive, controlled
-from inward.judging.bradley_terry import Floats, battle_matrix, sigmoid, strengths
-from inward.judging.compare import Battle, Outcome
 from inward.judging.judge import Group, Ruling
-from inward.judging.schemes import Battles, Known, Scheme, full, in_pairs, knockout, nothing_known, play, random, swiss
-from inward.judging.tournament import run_tournament
+from inward.judging.pairwise.comparer import Battle, Outcome
+from inward.judging.tournament.adaptive import adaptive, controlled
+from inward.judging.tournament.bradley_terry import Floats, battle_matrix, sigmoid, strengths
+from inward.judging.tournament.run import run_tournament
+from inward.judging.tournament.schemes import (
+    Battles,
+    Scheme,
+    TournamentState,
+    full,
+    in_pairs,
+    initial_state,
+    knockout,
+    play,
+    random,
+    swiss,
+)
 from inward.records import Prompt, content_id
 
 SCHEMES: dict[str, Scheme] = {
@@ -199,12 +210,12 @@ def test_copies_weigh_in_the_length_controlled_score() -> None:
     assert np.isnan(found[2])
 
 
-def fight(quality_GK: Floats, verdicts_GKK: Floats, scheme: Scheme, length_GK: Floats | None = None) -> Known:
+def fight(quality_GK: Floats, verdicts_GKK: Floats, scheme: Scheme, length_GK: Floats | None = None) -> TournamentState:
     def decide(battles: Battles) -> Floats:
         return verdicts_GKK[battles]
 
     lengths = np.ones(quality_GK.shape) if length_GK is None else length_GK
-    return play(nothing_known(np.ones(quality_GK.shape, dtype=np.intp), lengths), scheme, decide)
+    return play(initial_state(np.ones(quality_GK.shape, dtype=np.intp), lengths), scheme, decide)
 
 
 def noisy(groups: int, noise: float = 0.5, bias: float = 0.3) -> tuple[Floats, Floats]:

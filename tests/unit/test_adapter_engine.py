@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from inward.engines.engine import Decoding, Request
+from inward.engines.transformers.engine import load_engine
 from inward.errors import UsageError
-from inward.sampling.engine import Decoding, Request
-from inward.sampling.transformers_engine import load_engine
 from tests.tiny import tiny_model
 
 DECODING = Decoding(max_new_tokens=12, temperature=1.0)

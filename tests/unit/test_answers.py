@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from inward.judging.answers import compare, final_number, normalise, reference_number
+from inward.judging.verifiable.answers import compare, final_number, normalise, reference_number
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from scipy import stats
 
 from inward.config import JudgeLimits
 from inward.errors import JudgeError
-from inward.judging.audit import Audit, audit, longer_wins, ranks, reasons
-from inward.judging.battles import ALONE
-from inward.judging.figures import NOTHING, Figure, mean, share
-from inward.judging.limits import breaches, check_limits
-from inward.judging.relations import consistent, cyclic, cyclic_triples, tied, won_by_first
+from inward.judging.pairwise.judge import ALONE
 from inward.judging.stage import judge_outputs, score_outputs
-from inward.judging.tournament import run_tournament
+from inward.judging.tournament.run import run_tournament
 from inward.records import Output, Score, Verdict
+from inward.trust.audit import Audit, audit, longer_wins, ranks, reasons
+from inward.trust.figures import NOTHING, Figure, mean, share
+from inward.trust.limits import breaches, check_limits
+from inward.trust.relations import consistent, cyclic, cyclic_triples, tied, won_by_first
 from tests.build import output, prompt, score
 
 Results = dict[tuple[str, str], int]
@@ -174,7 +174,7 @@ class Reader:
         self.decide = decide
 
     def compare(self, battles: object) -> list[object]:
-        from inward.judging.compare import Outcome
+        from inward.judging.pairwise.comparer import Outcome
 
         return [Outcome(value=self.decide(b.first, b.second)) for b in battles]  # type: ignore[attr-defined]
 
@@ -186,7 +186,7 @@ def judged(
     from dataclasses import dataclass
 
     from inward.judging.judge import Group, Ruling
-    from inward.judging.schemes import full
+    from inward.judging.tournament.schemes import full
 
     @dataclass
     class Judge:

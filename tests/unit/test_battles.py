@@ -11,18 +11,18 @@ from typing import Any, get_args
 import pytest
 
 from inward.config import PairingSettings, PairwiseJudge, VerdictForm, parse_recipe
+from inward.engines.scripted import ScriptedEngine
 from inward.errors import UsageError
-from inward.judging import check_judge, loads_model, lowest_score, make_judge
-from inward.judging.adaptive import adaptive
-from inward.judging.battles import ALONE, Pairwise, strengths_of_prompts
-from inward.judging.compare import Battle
-from inward.judging.engine_chat import EngineChat
-from inward.judging.pairwise import LLMComparer, Wording, conversation
-from inward.judging.schemes import full
+from inward.judging.make import check_judge, loads_model, lowest_score, make_judge
+from inward.judging.pairwise.by_text import LLMComparer, Wording, conversation
+from inward.judging.pairwise.comparer import Battle
+from inward.judging.pairwise.engine_chat import EngineChat
+from inward.judging.pairwise.judge import ALONE, Pairwise, strengths_of_prompts
 from inward.judging.stage import judge_outputs, score_outputs
+from inward.judging.tournament.adaptive import adaptive
+from inward.judging.tournament.schemes import full
 from inward.pairing.pair import pair_outputs
 from inward.records import Output, Verdict
-from inward.sampling.scripted import ScriptedEngine
 from tests.build import output, prompt
 from tests.scripted_chat import ScriptedChat
 from tests.tiny import tiny_model

@@ -10,8 +10,8 @@ import pytest
 from scipy.optimize import brentq, minimize
 from scipy.stats import norm
 
-from inward.judging.adaptive import normal_tail
-from inward.judging.bradley_terry import Floats, battle_matrix, posterior, sigmoid, strengths
+from inward.judging.tournament.adaptive import normal_tail
+from inward.judging.tournament.bradley_terry import Floats, battle_matrix, posterior, sigmoid, strengths
 
 RNG = np.random.default_rng(7)
 

@@ -15,11 +15,11 @@ import pytest
 
 from inward.config import PairwiseJudge
 from inward.errors import JudgeError, StorageError
-from inward.judging import make_judge
-from inward.judging.battles import Pairwise
-from inward.judging.cache import FILE, Cached
-from inward.judging.compare import Battle, Outcome, Stopped
 from inward.judging.judge import Group
+from inward.judging.make import make_judge
+from inward.judging.pairwise.cache import FILE, Cached
+from inward.judging.pairwise.comparer import Battle, Outcome, Stopped
+from inward.judging.pairwise.judge import Pairwise
 from inward.judging.spending import Spending
 from tests.build import prompt
 from tests.tiny import tiny_model

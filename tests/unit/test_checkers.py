@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from inward.errors import MissingExtraError
-from inward.judging import checkers
-from inward.judging.checkers import Check, check
+from inward.judging.verifiable import checkers
+from inward.judging.verifiable.checkers import Check, check
 from inward.records import Constraint
 
 pytest.importorskip("if_verifiable", reason="needs the verifiable extra")

@@ -20,11 +20,11 @@ from inward.cli import chat, output, reading, status
 from inward.cli.export import pair_rows
 from inward.cli.main import main
 from inward.config import parse_recipe
+from inward.engines.engine import Decoding
 from inward.records import Evaluation, Output, Pair, Prompt, Score
 from inward.running.costs import Cost, append_cost
 from inward.running.rundir import RunDir, prepare
 from inward.running.shards import write_shard
-from inward.sampling.engine import Decoding
 from inward.storage import write_json
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 from tests.tiny import tiny_model

@@ -12,17 +12,17 @@ import pytest
 
 from inward.config import parse_recipe
 from inward.errors import UsageError
-from inward.judging import battle_prior, check_judge, loads_model, lowest_score, make_judge
-from inward.judging.battles import Pairwise
-from inward.judging.combined import DISAGREES, Cascade, Panel, Routed
-from inward.judging.group_scores import Part, scores_of
+from inward.judging.combined.group_scores import Part, scores_of
+from inward.judging.combined.judges import DISAGREES, Cascade, Panel, Routed
 from inward.judging.judge import Group, Judge, Ruling
-from inward.judging.normalise import normalise
-from inward.judging.pairwise import LLMComparer
-from inward.judging.schemes import full
+from inward.judging.make import battle_prior, check_judge, loads_model, lowest_score, make_judge
+from inward.judging.pairwise.by_text import LLMComparer
+from inward.judging.pairwise.judge import Pairwise
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, rulers, score_outputs
+from inward.judging.tournament.schemes import full
 from inward.records import Constraint, Prompt
+from inward.statistics import normalise
 from tests.build import output, prompt
 from tests.scripted_chat import ScriptedChat
 from tests.tiny import tiny_model

@@ -21,9 +21,9 @@ from pydantic import ValidationError
 
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
-from inward.judging.compare import Reply, Stopped
-from inward.judging.endpoint import Backoff, EndpointChat, check
-from inward.judging.endpoint_answer import retry_after
+from inward.judging.pairwise.comparer import Reply, Stopped
+from inward.judging.pairwise.endpoint import Backoff, EndpointChat, check
+from inward.judging.pairwise.endpoint_answer import retry_after
 
 KEY = "sk-most-secret-0123456789"
 QUICK = Backoff(first=0.01, most=0.05)

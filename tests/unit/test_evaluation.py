@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from inward import bootstrap
-from inward.bootstrap import bootstrap_mean, paired_bootstrap
+from inward import statistics as bootstrap
 from inward.config import ValidationSettings
 from inward.errors import JudgeError, UsageError
 from inward.evaluation.summarise import SCORE_OF_RESPONSES, choose, compare, evaluate
 from inward.records import Evaluation, Verdict
+from inward.statistics import bootstrap_mean, paired_bootstrap
 from tests.build import output, score
 
 SETTINGS = ValidationSettings(bootstrap=500)

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inward.errors import UsageError
-from inward.judging.audit_gold import ClassAccuracy, GoldAudit, audit_gold, people, winners
-from inward.judging.battles import Pairwise
-from inward.judging.compare import Battle, Outcome
-from inward.judging.figures import NOTHING
-from inward.judging.gold import GoldPair, ask, draw, read_gold
-from inward.judging.schemes import full
+from inward.judging.pairwise.comparer import Battle, Outcome
+from inward.judging.pairwise.judge import Pairwise
 from inward.judging.scripted import Scripted
+from inward.judging.tournament.schemes import full
 from inward.records import Verdict, content_id
+from inward.trust.figures import NOTHING
+from inward.trust.gold import GoldPair, ask, draw, read_gold
+from inward.trust.people import ClassAccuracy, GoldAudit, audit_gold, people, winners
 
 GOOD: dict[str, Any] = {"prompt": "Which?", "response_1": "this", "response_2": "that", "label": 1}
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import judging, real_judge
 from benchmarks.judging import Level, listwise, play_out, schemes_of, simulate
-from inward.judging.schemes import full
+from inward.judging.tournament.schemes import full
 
 
 def test_a_listwise_call_orders_any_two_as_the_unbiased_pairwise_judge_does() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from inward.config import RewardModelJudge, VerifiableJudge
 from inward.errors import JudgeError
-from inward.judging import lowest_score
 from inward.judging.judge import Group, Ruling
+from inward.judging.make import lowest_score
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, require_some_scores, score_outputs
 from inward.records import Verdict

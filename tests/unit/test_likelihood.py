@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inward.sampling.transformers_engine import load_engine
+from inward.engines.transformers.engine import load_engine
 from tests.tiny import tiny_model
 
 TAILS = [(5,), (6, 7), (6, 8, 9), (10, 11, 12, 13), (6, 7, 7)]
@@ -72,7 +72,7 @@ def test_a_shared_beginning_is_read_once(engine: Any, monkeypatch: pytest.Monkey
 
 
 def test_the_engine_is_left_as_it_was(engine: Any) -> None:
-    from inward.sampling.engine import Decoding, Request
+    from inward.engines.engine import Decoding, Request
 
     request = Request(id="a", tokens=engine.encode([{"role": "user", "content": "Hi"}]), k=3)
     before = engine.generate([request], Decoding(max_new_tokens=8), seed=1)

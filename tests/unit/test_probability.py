@@ -17,22 +17,22 @@ from typing import Any, get_args
 import pytest
 
 from inward.config import EndpointSettings, PairwiseJudge, VerdictForm
+from inward.engines.transformers.engine import load_engine
 from inward.errors import JudgeError, UsageError
-from inward.judging import check_judge, make_judge
-from inward.judging.battles import Pairwise
-from inward.judging.cache import Cached
-from inward.judging.compare import Battle, Reply, Stopped, Weights
-from inward.judging.endpoint import EndpointChat
-from inward.judging.endpoint_answer import top_of
-from inward.judging.endpoint_weigher import EndpointWeigher
-from inward.judging.engine_chat import EngineWeigher
-from inward.judging.pairwise import conversation
-from inward.judging.probability import ProbabilityComparer, decide
-from inward.judging.schemes import full
+from inward.judging.make import check_judge, make_judge
+from inward.judging.pairwise.by_probability import ProbabilityComparer, decide
+from inward.judging.pairwise.by_text import conversation
+from inward.judging.pairwise.cache import Cached
+from inward.judging.pairwise.comparer import Battle, LabelLogps, Reply, Stopped
+from inward.judging.pairwise.endpoint import EndpointChat
+from inward.judging.pairwise.endpoint_answer import top_of
+from inward.judging.pairwise.endpoint_labels import EndpointLabelScorer
+from inward.judging.pairwise.engine_chat import EngineLabelScorer
+from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.verdicts import LABELS
 from inward.judging.spending import Spending
 from inward.judging.stage import judge_outputs
-from inward.judging.verdicts import LABELS
-from inward.sampling.transformers_engine import load_engine
+from inward.judging.tournament.schemes import full
 from tests.build import output, prompt
 from tests.scripted_chat import answers
 from tests.tiny import tiny_model
@@ -48,9 +48,9 @@ def battle(first: str, second: str) -> Battle:
     return Battle(prompt=prompt(), first=first, second=second)
 
 
-def exact(*probabilities: float) -> Weights:
+def exact(*probabilities: float) -> LabelLogps:
     logps = tuple(math.log(p) if p else -INF for p in probabilities)
-    return Weights(low=logps, high=logps)
+    return LabelLogps(low=logps, high=logps)
 
 
 @dataclass
@@ -60,20 +60,20 @@ class ScriptedWeigher:
     taste: float = 3.0
     fails: Callable[[str, str], bool] = lambda first, second: False
     bare: bool = False
-    name: str = "scripted weigher"
+    name: str = "scripted label_scorer"
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
+    def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
         return [self._one(*answers(turns), labels) for turns in conversations]
 
-    def _one(self, first: str, second: str, labels: Sequence[str]) -> Weights:
+    def _one(self, first: str, second: str, labels: Sequence[str]) -> LabelLogps:
         self.asked.append((first, second))
         if self.fails(first, second):
-            return Weights(low=None, high=None, error="HTTP 500")
+            return LabelLogps(low=None, high=None, error="HTTP 500")
         margin = self.taste + len(first) - len(second)
         sides = {"A": 0.5, "A>B": 0.5, "A>>B": 0.7, "B": -0.5, "B>A": -0.5, "B>>A": -0.7}
         logps = tuple(sides.get(label, 0.0) * margin - 40.0 for label in labels)
-        return Weights(low=logps, high=logps)
+        return LabelLogps(low=logps, high=logps)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ class ScriptedWeigher:
         ("arena", exact(0.2, 0.1, 0.1, 0.3, 0.2), -1.0, 0.35 / 0.9),
     ],
 )
-def test_the_likeliest_winner_has_the_battle(form: VerdictForm, weights: Weights, value: float, p: float) -> None:
+def test_the_likeliest_winner_has_the_battle(form: VerdictForm, weights: LabelLogps, value: float, p: float) -> None:
     outcome = decide(weights, form)
     assert (outcome.value, outcome.error) == (value, None)
     assert outcome.p == pytest.approx(p)
@@ -101,13 +101,13 @@ def test_the_likeliest_winner_has_the_battle(form: VerdictForm, weights: Weights
         ("abc", exact(0.2, 0.2, 0.1)),
         ("arena", exact(0.1, 0.2, 0.1, 0.1, 0.2)),
         ("ab", exact(0.0, 0.0)),
-        ("ab", Weights(low=(math.nan, -1.0), high=(math.nan, -1.0))),
-        ("ab", Weights(low=(INF, -1.0), high=(INF, -1.0))),
-        ("ab", Weights(low=(-2.0, -INF), high=(-2.0, -1.9))),  # the unknown one may be above
-        ("ab", Weights(low=None, high=None, error="HTTP 500")),
+        ("ab", LabelLogps(low=(math.nan, -1.0), high=(math.nan, -1.0))),
+        ("ab", LabelLogps(low=(INF, -1.0), high=(INF, -1.0))),
+        ("ab", LabelLogps(low=(-2.0, -INF), high=(-2.0, -1.9))),  # the unknown one may be above
+        ("ab", LabelLogps(low=None, high=None, error="HTTP 500")),
     ],
 )
-def test_what_cannot_be_told_apart_is_an_error_never_a_tie(form: VerdictForm, weights: Weights) -> None:
+def test_what_cannot_be_told_apart_is_an_error_never_a_tie(form: VerdictForm, weights: LabelLogps) -> None:
     outcome = decide(weights, form)
     assert outcome.value is None
     assert outcome.p is None
@@ -115,7 +115,7 @@ def test_what_cannot_be_told_apart_is_an_error_never_a_tie(form: VerdictForm, we
 
 
 def test_a_label_out_of_sight_counts_with_the_most_it_can_have() -> None:
-    outcome = decide(Weights(low=(math.log(0.6), -INF), high=(math.log(0.6), math.log(0.2))), "ab")
+    outcome = decide(LabelLogps(low=(math.log(0.6), -INF), high=(math.log(0.6), math.log(0.2))), "ab")
     assert outcome.value == 1.0
     assert outcome.p == pytest.approx(0.75)
 
@@ -123,41 +123,41 @@ def test_a_label_out_of_sight_counts_with_the_most_it_can_have() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_both_orders_together_take_the_taste_for_a_place_off_and_nothing_else(form: VerdictForm) -> None:
     battles = [battle(a, b) for a, b in (("xx", "x"), ("x", "xx"), ("xxx", "x"), ("x", "xxx"))]
-    raw, mended = (ProbabilityComparer(weigher=ScriptedWeigher(), form=form, both_orders=on) for on in (False, True))
+    raw, mended = (ProbabilityComparer(label_scorer=ScriptedWeigher(), form=form, both_orders=on) for on in (False, True))
     assert {outcome.value for outcome in raw.compare(battles)} == {1.0}, "this judge always likes the first"
     found = mended.compare(battles)
     assert [outcome.value for outcome in found] == [1.0, -1.0, 1.0, -1.0]
     p = [outcome.p for outcome in found]
     assert p[0] == pytest.approx(1 - p[1])
     assert p[2] == pytest.approx(1 - p[3])
-    fair = ProbabilityComparer(weigher=ScriptedWeigher(taste=0.0), form=form)
+    fair = ProbabilityComparer(label_scorer=ScriptedWeigher(taste=0.0), form=form)
     assert p == pytest.approx([outcome.p for outcome in fair.compare(battles)])
     assert len({raw.name, mended.name, fair.name}) == 2
 
 
 def test_an_order_is_asked_for_once_and_an_unknown_one_is_an_error() -> None:
-    weigher = ScriptedWeigher(fails=lambda first, second: first == "broken")
-    comparer = ProbabilityComparer(weigher=weigher, both_orders=True)
+    label_scorer = ScriptedWeigher(fails=lambda first, second: first == "broken")
+    comparer = ProbabilityComparer(label_scorer=label_scorer, both_orders=True)
     there, back = comparer.compare([battle("x", "xx"), battle("xx", "x")])
-    assert sorted(weigher.asked) == [("x", "xx"), ("xx", "x")]
+    assert sorted(label_scorer.asked) == [("x", "xx"), ("xx", "x")]
     assert (there.value, back.value) == (-1.0, 1.0)
     failed, again = comparer.compare([battle("x", "broken"), battle("x", "xx")])
     assert again == there
     assert failed.value is None
     assert failed.error == "in the other order: HTTP 500"
     comparer.compare([battle("broken", "x")])
-    assert weigher.asked.count(("x", "broken")) == weigher.asked.count(("xx", "x")) == 1
-    assert weigher.asked.count(("broken", "x")) == 2, "what failed is asked again"
+    assert label_scorer.asked.count(("x", "broken")) == label_scorer.asked.count(("xx", "x")) == 1
+    assert label_scorer.asked.count(("broken", "x")) == 2, "what failed is asked again"
 
 
 def test_p_goes_into_the_ruling_and_through_the_cache(tmp_path: Path) -> None:
-    judge = Pairwise(comparer=ProbabilityComparer(weigher=ScriptedWeigher()), scheme=full, scheme_name="full")
+    judge = Pairwise(comparer=ProbabilityComparer(label_scorer=ScriptedWeigher()), scheme=full, scheme_name="full")
     verdicts = judge_outputs([prompt("q", id="p")], [output("a", "p", "x"), output("b", "p", "xx")], judge)
     found = {(v.first, v.second): (v.value, json.loads(v.detail)["p"]) for v in verdicts}
     assert found["a", "b"] == (1.0, pytest.approx(1 / (1 + math.exp(-2)), abs=1e-6))
     battles = [battle("x", "xx"), battle("xx", "x")]
     expected = Cached(judge.comparer, tmp_path).compare(battles)
-    silent = ProbabilityComparer(weigher=ScriptedWeigher(fails=lambda first, second: True))
+    silent = ProbabilityComparer(label_scorer=ScriptedWeigher(fails=lambda first, second: True))
     assert Cached(silent, tmp_path).compare(battles) == expected
     assert expected[0].p
 
@@ -176,7 +176,7 @@ def test_an_engines_weights_are_the_probabilities_of_the_labels_tokens(engine: A
     talks = [conversation(one, "ab", wording="at once") for one in battles]
     closing = "]]" if "A" in labels and "A>B" in labels else ""
     engine.model.set_attn_implementation("sdpa")
-    for talk, weights in zip(talks, EngineWeigher(engine=engine, name="tiny").weigh(talks, labels), strict=True):
+    for talk, weights in zip(talks, EngineLabelScorer(engine=engine, name="tiny").score_labels(talks, labels), strict=True):
         assert weights.low == weights.high
         stem = engine.encode(talk) + engine.tokens("[[")
         for label, found in zip(labels, weights.low or (), strict=True):
@@ -188,7 +188,7 @@ def test_an_engines_weights_are_the_probabilities_of_the_labels_tokens(engine: A
 
 
 def test_a_battle_that_does_not_fit_is_an_error_of_that_battle_alone(engine: Any) -> None:
-    comparer = ProbabilityComparer(weigher=EngineWeigher(engine=engine, name="tiny"))
+    comparer = ProbabilityComparer(label_scorer=EngineLabelScorer(engine=engine, name="tiny"))
     fine, long, again = comparer.compare([battle("x", "y"), battle("x" * 5000, "y"), battle("x", "y")])
     assert fine == again
     assert fine.value is not None
@@ -266,7 +266,7 @@ def test_an_endpoint_is_asked_for_one_token_and_read_by_its_probabilities(monkey
         return next(answer for word, answer in said.items() if word in text)
 
     with served(act, monkeypatch) as (server, chat):
-        comparer = ProbabilityComparer(weigher=EndpointWeigher(chat=chat))
+        comparer = ProbabilityComparer(label_scorer=EndpointLabelScorer(chat=chat))
         found = dict(zip(said, comparer.compare([battle(word, "x") for word in said]), strict=True))
         costs = chat.costs()
     body = server.bodies[0]
@@ -285,7 +285,7 @@ def test_an_endpoint_is_asked_for_one_token_and_read_by_its_probabilities(monkey
 
 def test_a_server_that_gives_no_probabilities_at_all_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(lambda *_: ok("A"), monkeypatch) as (_, chat):
-        comparer = ProbabilityComparer(weigher=EndpointWeigher(chat=chat))
+        comparer = ProbabilityComparer(label_scorer=EndpointLabelScorer(chat=chat))
         with pytest.raises(JudgeError, match=r"Set judge\.verdict = 'text'"):
             comparer.compare([battle("x", "y"), battle("y", "x")])
 
@@ -323,7 +323,7 @@ def test_10_000_hostile_probabilities_forge_no_win(monkeypatch: pytest.MonkeyPat
                 return [Reply(text="A", top=top), Reply(text="A", top=(("A", -0.1),))]
 
         told_chat: Any = Told()
-        weights, _ = EndpointWeigher(chat=told_chat).weigh([[], []], tuple(LABELS[form]))
+        weights, _ = EndpointLabelScorer(chat=told_chat).score_labels([[], []], tuple(LABELS[form]))
         outcome = decide(weights, form)
         assert (outcome.value is None) == bool(outcome.error)
         if outcome.value is None:
@@ -347,7 +347,7 @@ def test_hostile_responses_reach_a_real_model_as_text_alone(engine: Any) -> None
     for one in battles:
         found = engine.encode(conversation(one, "ab", wording="at once"))
         assert sum(token in special for token in found) == sum(token in special for token in turns)
-    outcomes = ProbabilityComparer(weigher=EngineWeigher(engine=engine, name="tiny"), form="abc").compare(battles)
+    outcomes = ProbabilityComparer(label_scorer=EngineLabelScorer(engine=engine, name="tiny"), form="abc").compare(battles)
     assert all(outcome.value is not None for outcome in outcomes)
 
 
@@ -359,12 +359,12 @@ def test_what_was_weighed_before_an_endpoint_went_is_handed_over(both_orders: bo
         def costs(self) -> Spending:
             return Spending()
 
-        def weigh(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[Weights]:
-            weights = Weights(low=(-0.1, -2.0), high=(-0.1, -2.0))
+        def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
+            weights = LabelLogps(low=(-0.1, -2.0), high=(-0.1, -2.0))
             raise Stopped("gone", dict.fromkeys(range(len(conversations) - 1), weights))
 
     battles = [Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(3)]
     with pytest.raises(Stopped, match="gone") as caught:
-        ProbabilityComparer(weigher=Going(), both_orders=both_orders).compare(battles)
+        ProbabilityComparer(label_scorer=Going(), both_orders=both_orders).compare(battles)
     tie = both_orders  # always the first: in both orders that cancels, and nothing tells the verdicts apart
     assert {at: outcome.value for at, outcome in caught.value.answered.items()} == dict.fromkeys((0, 1), None if tie else 1.0)

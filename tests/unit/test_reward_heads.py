@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
-from inward.judging import check_judge, lowest_score, make_judge
 from inward.judging.judge import Group, Ruling
-from inward.judging.reward_heads import Objective, numbers, readings, resolve
-from inward.judging.reward_model import RewardModel
+from inward.judging.make import check_judge, lowest_score, make_judge
+from inward.judging.reward_model.heads import Objective, numbers, readings, resolve
+from inward.judging.reward_model.judge import RewardModel
 from tests.build import prompt
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 from tests.tiny_rated import Variant, tiny_rated_model

@@ -11,7 +11,7 @@ import pytest
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
 from inward.judging.judge import Group, Ruling
-from inward.judging.reward_model import RewardModel
+from inward.judging.reward_model.judge import RewardModel
 from tests.build import prompt
 from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tests.tiny_reward import tiny_reward_model

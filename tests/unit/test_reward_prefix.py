@@ -11,10 +11,10 @@ import pytest
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
-from inward.judging import check_judge
 from inward.judging.judge import Group
-from inward.judging.reward_model import RewardModel
-from inward.judging.reward_rows import Row, batches, by_content, families
+from inward.judging.make import check_judge
+from inward.judging.reward_model.conversations import Row, batches, by_content, families
+from inward.judging.reward_model.judge import RewardModel
 from tests.build import prompt
 from tests.tiny import tiny_tokenizer
 from tests.tiny_reward import tiny_reward_model

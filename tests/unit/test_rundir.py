@@ -11,13 +11,14 @@ import torch
 
 from inward.cli.status import stages as status_rows
 from inward.config import Recipe, parse_recipe
+from inward.engines.transformers.engine import load_engine
 from inward.errors import JudgeError, RunChangedError, UsageError
+from inward.models.tokenizer import encode_chat, load_context
 from inward.running import inputs, stages
 from inward.running.costs import read_costs
 from inward.running.execute import Silent
-from inward.running.run import At, Run
+from inward.running.run import ArmIteration, Run
 from inward.running.rundir import RunDir, open_existing, prepare, stored_recipe
-from inward.sampling.transformers_engine import encode_chat, load_context, load_engine
 from inward.storage import write_json
 from inward.training.weights import load_model
 from tests.build import output
@@ -123,7 +124,7 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
     broken = [output("p.0", response=None), output("p.1", response=None)]
     monkeypatch.setattr(stages, "sample_shards", lambda *_, **__: broken)
     monkeypatch.setattr(stages, "judge_shards", lambda *_, **__: [])
-    here = At(Run(recipe(), run, Silent()), "thinking", t)
+    here = ArmIteration(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):
             stages.validate(here, run.root / "seed", [])

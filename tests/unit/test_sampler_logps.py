@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from inward.config import TrainingSettings
+from inward.engines.engine import Completion, Decoding, Request, Scaffold
+from inward.engines.scripted import ScriptedEngine
+from inward.engines.transformers.engine import load_engine
+from inward.engines.transformers.logps import logsumexp, token_logps
 from inward.errors import TrainingError, UsageError
 from inward.records import Output, Pair
 from inward.running import work
 from inward.running.shards import read_shard, schema_of, write_shard
-from inward.sampling.engine import Completion, Decoding, Request, Scaffold
-from inward.sampling.logps import logsumexp, token_logps
 from inward.sampling.sample import sample
-from inward.sampling.scripted import ScriptedEngine
-from inward.sampling.transformers_engine import load_engine
 from inward.thought import BUILT_IN
 from inward.training.examples import ReferenceLogps, build_examples
 from inward.training.reference import load_reference, reference_logps
@@ -174,7 +174,7 @@ def test_rounding_may_be_more_a_token_in_short_outputs() -> None:
 def test_an_engine_without_log_probabilities_is_refused_before_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     from inward.config import parse_recipe
 
-    monkeypatch.setattr("inward.sampling.transformers_engine.load_engine", lambda *_, **__: ScriptedEngine())
+    monkeypatch.setattr("inward.engines.transformers.engine.load_engine", lambda *_, **__: ScriptedEngine())
     with pytest.raises(UsageError, match=r"training\.reference = 'sampler' needs an engine .* leave training\.reference out"):
         work.start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None)
     assert isinstance(work.start_engine(parse_recipe(TREE), Path("model"), None), ScriptedEngine)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from inward.engines.engine import Decoding, Request
+from inward.engines.row import Rules
+from inward.engines.transformers.decode import Decoder, decode
+from inward.engines.transformers.engine import load_engine
+from inward.engines.transformers.linear_layout import pack
+from inward.engines.transformers.nucleus import draw, largest, row_key, uniforms
+from inward.engines.transformers.padded import PaddedDecoder
+from inward.engines.transformers.shared_prefix import SharedPrefixDecoder
 from inward.errors import InwardError, UsageError
-from inward.sampling.decode import Decoder, decode
-from inward.sampling.engine import Decoding, Request
-from inward.sampling.nucleus import draw, largest, row_key, uniforms
-from inward.sampling.packed import pack
-from inward.sampling.padded import PaddedDecoder
-from inward.sampling.row import Rules
-from inward.sampling.shared_prefix import SharedPrefixDecoder
-from inward.sampling.transformers_engine import load_engine
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ("Hi", "Why is the sky blue?", "Name three rivers and say where they flow.", "1 + 1 =", "Go")
@@ -230,7 +230,7 @@ def test_a_sliding_window_takes_the_padded_cache_says_so_and_is_right(tmp_path: 
 
 
 def test_attention_that_is_not_plain_is_found_by_the_trial(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from inward.sampling.shared_prefix import why_unsupported
+    from inward.engines.transformers.shared_prefix import why_unsupported
 
     engine = load_engine(folder, dtype="float32")
     engine.model.set_attn_implementation("sdpa")

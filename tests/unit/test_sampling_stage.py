@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from inward.engines.engine import Decoding, Request, Scaffold
+from inward.engines.row import MarkerWatch, Row, make_rules
+from inward.engines.scripted import END, ScriptedEngine, _decode, _encode, babble
 from inward.errors import UsageError
 from inward.records import Prompt
-from inward.sampling.engine import Decoding, Request, Scaffold
-from inward.sampling.row import MarkerWatch, Row, make_rules
 from inward.sampling.sample import make_scaffold, sample, seed_for
-from inward.sampling.scripted import END, ScriptedEngine, _decode, _encode, babble
 from inward.thought import DIRECT, GENERIC, SPECIFIC, join, split
 
 PROMPTS = [Prompt(id=name, text=f"Tell me about {name}", source="test") for name in ("tea", "rain")]

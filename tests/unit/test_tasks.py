@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from inward.errors import UsageError
-from inward.judging.checkers import check
+from inward.judging.verifiable.checkers import check
 from inward.prompts import tasks
 from inward.prompts.demands import KINDS
 from inward.prompts.tasks import generate_tasks

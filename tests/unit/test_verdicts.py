@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from inward.config import VerdictForm
-from inward.judging.compare import Battle
-from inward.judging.pairwise import Wording, conversation
-from inward.judging.verdicts import LABELS, disarm, read_verdict
+from inward.judging.pairwise.by_text import Wording, conversation
+from inward.judging.pairwise.comparer import Battle
+from inward.judging.pairwise.verdicts import LABELS, disarm, read_verdict
 from inward.records import Prompt
 
 FORMS: tuple[VerdictForm, ...] = get_args(VerdictForm)

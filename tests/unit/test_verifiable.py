@@ -5,9 +5,9 @@ import json
 import pytest
 
 from inward.config import VerifiableJudge
-from inward.judging.ifeval import Tally, ifeval_by_prompt, ifeval_figures, ifeval_metrics
 from inward.judging.judge import Group, Ruling
-from inward.judging.verifiable import Verifiable
+from inward.judging.verifiable.ifeval import Tally, ifeval_by_prompt, ifeval_figures, ifeval_metrics
+from inward.judging.verifiable.judge import Verifiable
 from inward.records import Constraint, Prompt, Verdict
 
 QUOTED = Constraint(id="startend:quotation")

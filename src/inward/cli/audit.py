@@ -11,11 +11,11 @@ from inward.cli import output
 
 if TYPE_CHECKING:
     from inward.config import Recipe
-    from inward.judging.audit_gold import GoldAudit
-    from inward.judging.figures import Figure
-    from inward.judging.gold import GoldPair
     from inward.running.audit import Stage
     from inward.running.rundir import RunDir
+    from inward.trust.figures import Figure
+    from inward.trust.gold import GoldPair
+    from inward.trust.people import GoldAudit
 
 FIGURES = {
     "errors": "verdicts without a value",
@@ -110,7 +110,7 @@ def _open(target: str, overrides: list[str], gold: bool) -> tuple[RunDir | None,
 def _read(gold: list[Path], columns: list[str], limit: int | None) -> dict[str, list[GoldPair]]:
     """Read all files before anything is asked, so that a mistake in the last one costs nothing."""
     from inward.errors import UsageError
-    from inward.judging.gold import draw, read_gold
+    from inward.trust.gold import draw, read_gold
 
     mapped = {}
     for item in columns:
@@ -136,7 +136,7 @@ def _stages(run: RunDir, recipe: Recipe) -> list[Stage]:
 
 
 def _cache() -> Path:
-    from inward.models import cache_dir
+    from inward.storage import cache_dir
 
     return cache_dir() / "audit"
 
@@ -144,9 +144,9 @@ def _cache() -> Path:
 def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], place: Path, reporter: Any) -> GoldAudit:
     from dataclasses import asdict
 
-    from inward.judging.audit_gold import audit_gold
     from inward.running.audit import ask_gold, audited, folder_of
     from inward.storage import write_json
+    from inward.trust.people import audit_gold
 
     found = audit_gold(pairs, ask_gold(recipe, pairs, name, place, reporter))
     write_json(folder_of(audited(recipe.judge), name, place) / "audit.json", asdict(found))
@@ -156,7 +156,7 @@ def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], place: Path, reporter
 def _document(target: str, stages: list[Stage], gold: dict[str, GoldAudit], recipe: Recipe) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from inward.judging.limits import breaches
+    from inward.trust.limits import breaches
 
     return {
         "target": target,
@@ -169,7 +169,7 @@ def _document(target: str, stages: list[Stage], gold: dict[str, GoldAudit], reci
 
 
 def _show_stage(stage: Stage, recipe: Recipe) -> None:
-    from inward.judging.limits import breaches
+    from inward.trust.limits import breaches
 
     of = "samples" if stage.of == "samples" else f"validation of {stage.of}"
     note = "" if stage.complete else ", as far as it is judged"

@@ -12,7 +12,7 @@ import typer
 from inward.cli import output
 
 if TYPE_CHECKING:
-    from inward.sampling.engine import Decoding
+    from inward.engines.engine import Decoding
     from inward.thought import Split, ThoughtFormat
 
 Turns = list[dict[str, str]]
@@ -45,8 +45,8 @@ def chat(
       inward chat runs/demo/thinking/iter_002/model --show-thoughts
       inward chat smollm2 --format specific --budget 64 --prompt "Why is the sky blue?"
     """
-    from inward.models import local_folder
-    from inward.sampling.engine import Decoding
+    from inward.engines.engine import Decoding
+    from inward.models.names import local_folder
 
     fmt, taught_budget = _format(form, Path(model).expanduser())
     decoding = Decoding(temperature=temperature, max_new_tokens=max_new_tokens)
@@ -84,9 +84,9 @@ def make_ask(
     """Load the model; return a function from chat turns to a split answer, drawn again while it breaks the format."""
     from transformers.utils import logging
 
-    from inward.sampling.engine import Request
+    from inward.engines.engine import Request
+    from inward.engines.transformers.engine import load_engine
     from inward.sampling.sample import make_scaffold, seed_for
-    from inward.sampling.transformers_engine import load_engine
     from inward.thought import split
 
     logging.disable_progress_bar()  # this process does nothing but chat

@@ -23,12 +23,12 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
     Example:
       inward models list
     """
-    from inward import models
+    from inward.models import embedded
 
-    kept = {name: models.folder_of(model) for name, model in models.EMBEDDED.items()}
+    kept = {name: embedded.folder_of(model) for name, model in embedded.EMBEDDED.items()}
     rows = [
         {"name": m.name, "model": m.title, "licence": m.licence, "folder": str(kept[m.name]) if kept[m.name].is_dir() else None}
-        for m in models.EMBEDDED.values()
+        for m in embedded.EMBEDDED.values()
     ]
     if as_json:
         output.json_document(rows)
@@ -46,9 +46,9 @@ def get(name: Annotated[str, typer.Argument(help="Name of an embedded model, suc
     Example:
       inward models get smollm2
     """
-    from inward import models
     from inward.errors import UsageError
+    from inward.models import embedded
 
-    if name not in models.EMBEDDED:
-        raise UsageError(f"no embedded model is called {name!r}; there is {', '.join(models.EMBEDDED)}")
-    output.write(str(models.get_smollm2(report=output.note)))
+    if name not in embedded.EMBEDDED:
+        raise UsageError(f"no embedded model is called {name!r}; there is {', '.join(embedded.EMBEDDED)}")
+    output.write(str(embedded.get_smollm2(report=output.note)))

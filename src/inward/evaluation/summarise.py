@@ -14,10 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from inward.bootstrap import PairedInterval, bootstrap_mean, paired_bootstrap
 from inward.config import ValidationSettings
 from inward.errors import JudgeError
 from inward.records import Evaluation, Output, Score, Verdict
+from inward.statistics import PairedInterval, bootstrap_mean, paired_bootstrap
 
 SCORE_OF_RESPONSES = "score_of_responses"
 

@@ -54,7 +54,7 @@ def judge_outputs(
 
 def rulers(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
     """Return on how many prompts each part of a cascade or of routes ruled, and on how many a panel disagreed."""
-    from inward.judging.combined import DISAGREES
+    from inward.judging.combined.judges import DISAGREES
 
     ruled: dict[str, set[str]] = defaultdict(set)
     disagreed: set[str] = set()
@@ -72,7 +72,7 @@ def score_outputs(outputs: Sequence[Output], verdicts: Sequence[Verdict], *, pri
 
     `prior` is that of the strengths, which only battles need.
     """
-    from inward.judging.battles import strengths_of_prompts
+    from inward.judging.pairwise.judge import strengths_of_prompts
 
     of_prompt: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:

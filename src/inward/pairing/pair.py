@@ -30,9 +30,9 @@ from fractions import Fraction
 from typing import Any
 
 from inward.config import PairingSettings
-from inward.judging.normalise import normalise
 from inward.records import Output, Pair, PairKind, Score, content_id
 from inward.sampling.lengths import Length
+from inward.statistics import normalise
 
 TIE_DECIMALS = 9
 

@@ -16,18 +16,18 @@ from typing import Any
 
 from inward.config import JudgeSettings, PairwiseJudge, Recipe, RoutedJudge
 from inward.errors import UsageError
-from inward.judging import battle_prior
-from inward.judging.audit import Audit, audit
-from inward.judging.gold import GoldPair
+from inward.judging.make import battle_prior
 from inward.judging.stage import score_outputs
+from inward.models.identity import fingerprint
 from inward.records import Output, Score, Verdict, content_id
 from inward.running.costs import compact
 from inward.running.execute import Advance, Place, Reporter, cut, one, run_shards
-from inward.running.inputs import fingerprint
 from inward.running.run import Run
 from inward.running.rundir import RunDir, locked
 from inward.running.shards import read_stage
 from inward.running.work import spent_by, start_judge
+from inward.trust.audit import Audit, audit
+from inward.trust.gold import GoldPair
 
 SHARD = 32
 """Pairs a shard: what a kill loses at most. A multiple of it as a limit makes no shard that a larger limit does not have."""
@@ -75,7 +75,7 @@ def _audit_folder(folder: Path, prior: float | None) -> tuple[bool, Audit]:
 
 def ask_gold(recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, reporter: Reporter) -> list[Verdict]:
     """Return the verdicts of the recipe's judge on gold pairs, asking only what the audit's folder does not hold yet."""
-    from inward.judging import check_judge, loads_model
+    from inward.judging.make import check_judge, loads_model
 
     judge = audited(recipe.judge)
     check_judge(judge, [])
@@ -104,7 +104,7 @@ def ask_gold(recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, re
 
 
 def gold_shard(judge: Any, pairs: Sequence[GoldPair], advance: Advance) -> list[Verdict]:
-    from inward.judging.gold import ask
+    from inward.trust.gold import ask
 
     verdicts = ask(pairs, judge)
     advance(len(pairs), 0)

@@ -17,7 +17,7 @@ from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.running.inputs import seed_model
-from inward.running.run import At, Run
+from inward.running.run import ArmIteration, Run
 from inward.running.shards import read_stage
 from inward.running.stages import measure
 from inward.storage import read_json, write_json
@@ -40,7 +40,7 @@ def run_benchmark(
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     for t in range(recipe.iterations + 1):
         for arm in recipe.arms:
-            here = At(checked, arm, t)
+            here = ArmIteration(checked, arm, t)
             if not here.finished:
                 continue
             model = here.model if t else seed_model(run)
@@ -75,7 +75,7 @@ def accuracies(
     `prompt_*` is IFEval's prompt-level accuracy once averaged; `constraint_*` weighs prompts, not constraints, equally.
     A prompt of which no output could be checked is left out.
     """
-    from inward.judging.ifeval import ifeval_by_prompt
+    from inward.judging.verifiable.ifeval import ifeval_by_prompt
 
     tallies = ifeval_by_prompt(verdicts)
     malformed = {prompt.id: 0 for prompt in prompts}
@@ -125,7 +125,7 @@ def _claim(run: Run, name: str, prompts: Sequence[Prompt], samples: int, max_new
 
 
 def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
-    from inward.bootstrap import bootstrap_mean
+    from inward.statistics import bootstrap_mean
 
     interval = bootstrap_mean([values[key] for key in sorted(values)], resamples=run.recipe.validation.bootstrap, seed=0)
     return {**asdict(interval), "prompts": len(values)}
@@ -133,7 +133,7 @@ def _interval(values: dict[str, float], run: Run) -> dict[str, Any]:
 
 def _differences(figures: dict[tuple[str, int], dict[str, dict[str, float]]], run: Run) -> list[dict[str, Any]]:
     """Compare each model with the direct seed, and thinking with direct at each iteration, in pairs over prompts."""
-    from inward.bootstrap import paired_bootstrap
+    from inward.statistics import paired_bootstrap
 
     rows = []
     pairs = [((arm, t), ("direct", 0)) for arm, t in figures if (arm, t) != ("direct", 0)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.errors import RunChangedError, UsageError
+from inward.models.identity import fingerprint
 from inward.records import Prompt, content_id
 from inward.running.run import Run
 from inward.storage import read_json, write_json
@@ -19,13 +20,10 @@ from inward.thought import ThoughtFormat
 if TYPE_CHECKING:
     from inward.prompts.draw import Draw
 
-SAMPLE = 1 << 20
-"""Bytes at the end of each weight file that a fingerprint reads: weights, since the header stands first."""
-
 
 def seed_model(run: Run) -> Path:
     """Return the folder of M_0, fetching an embedded model first."""
-    from inward.models import local_folder
+    from inward.models.names import local_folder
 
     settings = run.recipe.model
     return local_folder(settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
@@ -33,10 +31,10 @@ def seed_model(run: Run) -> Path:
 
 def draw_prompts(run: Run, seed: Path) -> Draw:
     """Load, check and deal out all prompts of the run, and look for its judge and packages, before anything else costs time."""
-    from inward.judging import check_judge
+    from inward.judging.make import check_judge
+    from inward.models.tokenizer import encode_chat, load_context, load_tokenizer
     from inward.prompts import load_prompts
     from inward.prompts.draw import check_lengths, draw
-    from inward.sampling.transformers_engine import encode_chat, load_context, load_tokenizer
     from inward.thought import messages
     from inward.training.memory import check_memory
     from inward.training.trackers import require_packages
@@ -111,16 +109,3 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
 
 def _digest(prompts: Sequence[Prompt]) -> str:
     return content_id(*(repr(prompt) for prompt in prompts))
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a digest of a model folder: its settings whole, of each weight file the size and the last mebibyte."""
-    parts = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja"):
-            parts += [path.name, path.read_text(encoding="utf-8")]
-        elif path.suffix in (".safetensors", ".bin"):
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - SAMPLE))
-                parts += [path.name, str(path.stat().st_size), file.read().hex()]
-    return content_id(*parts)

@@ -11,7 +11,7 @@ from inward.config import JudgeSettings
 from inward.errors import ShortOfMemory
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.running.execute import Silent, cut, in_processes, one, run_shards
-from inward.running.run import At, Run
+from inward.running.run import ArmIteration, Run
 from inward.running.work import (
     Draws,
     draw_outputs,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def whole(
-    at: At,
+    at: ArmIteration,
     stage: str,
     record_type: type[Any],
     items: Sequence[Any],
@@ -55,7 +55,7 @@ def whole(
 
 
 def sample_shards(
-    at: At,
+    at: ArmIteration,
     folder: Path,
     prompts: Sequence[Prompt],
     model: Path,
@@ -87,7 +87,7 @@ def sample_shards(
 
 
 def judge_shards(
-    at: At,
+    at: ArmIteration,
     folder: Path,
     prompts: Sequence[Prompt],
     outputs: Sequence[Output],
@@ -97,7 +97,7 @@ def judge_shards(
     measure: Measure | None = None,
 ) -> list[Verdict]:
     """Have outputs judged, whole groups together; a judge that holds a model runs as sampling does."""
-    from inward.judging import loads_model
+    from inward.judging.make import loads_model
 
     recipe = at.run.recipe
     heavy = loads_model(judge)
@@ -119,7 +119,7 @@ def judge_shards(
     )
 
 
-def reference_shards(at: At, stage: str, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
+def reference_shards(at: ArmIteration, stage: str, examples: Sequence[Example], model: Path) -> list[ReferenceLogps]:
     """Have the reference's log-probabilities of some examples computed by a forward pass of `model`."""
     from inward.training.examples import ReferenceLogps
 

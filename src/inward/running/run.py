@@ -42,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class At:
+class ArmIteration:
     """One iteration of one arm."""
 
     run: Run

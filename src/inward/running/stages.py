@@ -19,7 +19,7 @@ from inward.records import Evaluation, Output, Pair, Prompt, Score, Verdict
 from inward.running.costs import read_costs
 from inward.running.execute import in_processes
 from inward.running.pieces import judge_shards, reference_shards, sample_shards, train_together, whole
-from inward.running.run import At, Run
+from inward.running.run import ArmIteration, Run
 from inward.running.rundir import RunDir
 from inward.running.work import (
     Draws,
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from inward.training.examples import Example, ReferenceLogps
 
 
-def keep_prompts(at: At, prompts: Sequence[Prompt]) -> None:
+def keep_prompts(at: ArmIteration, prompts: Sequence[Prompt]) -> None:
     whole(at, "prompts", Prompt, prompts, lambda items: list(items), identify=lambda prompt: prompt.id)
 
 
-def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
+def sample(at: ArmIteration, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     """Draw K outputs a prompt from M_t."""
     settings = at.run.recipe.sampling
     draws = Draws(
@@ -51,7 +51,7 @@ def sample(at: At, prompts: Sequence[Prompt], model: Path) -> list[Output]:
     return sample_shards(at, at.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
 
-def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output], model: Path) -> list[Verdict]:
+def judge(at: ArmIteration, prompts: Sequence[Prompt], outputs: Sequence[Output], model: Path) -> list[Verdict]:
     """Have the responses judged, whole groups of K together; `judges.json` says on how many prompts each of several ruled."""
     from inward.judging.stage import rulers
 
@@ -63,10 +63,10 @@ def judge(at: At, prompts: Sequence[Prompt], outputs: Sequence[Output], model: P
     return verdicts
 
 
-def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
-    from inward.judging import battle_prior
-    from inward.judging.limits import check_limits
+def score(at: ArmIteration, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
+    from inward.judging.make import battle_prior
     from inward.judging.stage import require_some_scores, score_outputs
+    from inward.trust.limits import check_limits
 
     work = partial(score_outputs, outputs, prior=battle_prior(at.run.recipe.judge))
     scores = whole(at, "scores", Score, verdicts, work, identify=lambda v: v.id)
@@ -75,7 +75,7 @@ def score(at: At, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> lis
     return scores
 
 
-def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score], model: Path) -> list[Pair]:
+def pair(at: ArmIteration, outputs: Sequence[Output], scores: Sequence[Score], model: Path) -> list[Pair]:
     """Make the pairs; `pairing.json` counts them and says why the other prompts gave none."""
     from inward.errors import TrainingError
     from inward.pairing.pair import Pairing, describe, pair_outputs
@@ -99,7 +99,7 @@ def pair(at: At, outputs: Sequence[Output], scores: Sequence[Score], model: Path
     return pairs
 
 
-def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output], model: Path) -> list[Example]:
+def examples(at: ArmIteration, pairs: Sequence[Pair], outputs: Sequence[Output], model: Path) -> list[Example]:
     """Turn the pairs into what training takes; `model` is the one that sampled, whose tokenizer knows thought from response."""
     from inward.training.examples import build_examples, needs_parts
 
@@ -112,7 +112,7 @@ def examples(at: At, pairs: Sequence[Pair], outputs: Sequence[Output], model: Pa
 
 
 def reference(
-    at: At, pairs: Sequence[Pair], outputs: Sequence[Output], examples: Sequence[Example], model: Path
+    at: ArmIteration, pairs: Sequence[Pair], outputs: Sequence[Output], examples: Sequence[Example], model: Path
 ) -> list[ReferenceLogps]:
     """Store the reference's log-probabilities before the first step; none for an objective that has no reference.
 
@@ -140,7 +140,7 @@ def reference(
     return noted
 
 
-def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
+def train(at: ArmIteration, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
     """Train from M_t; return one checkpoint an epoch, fewer than `training.epochs` where it stopped early."""
     from inward.training.batches import steps_per_epoch
     from inward.training.checkpoint import stored_epochs
@@ -174,7 +174,7 @@ def train(at: At, model: Path, examples: Sequence[Example], reference: Sequence[
 
 
 def validate(
-    at: At, model: Path, prompts: Sequence[Prompt], *, base: Path | None = None, name: str | None = None
+    at: ArmIteration, model: Path, prompts: Sequence[Prompt], *, base: Path | None = None, name: str | None = None
 ) -> Evaluation:
     """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
     name = name or model.name
@@ -182,7 +182,7 @@ def validate(
 
 
 def measure(
-    at: At,
+    at: ArmIteration,
     folder: Path,
     model: Path,
     prompts: Sequence[Prompt],
@@ -197,9 +197,9 @@ def measure(
     The seed of the samples depends on the iteration and the purpose only: both arms and all checkpoints share it.
     """
     from inward.evaluation.summarise import evaluate
-    from inward.judging import lowest_score
-    from inward.judging.limits import check_limits
+    from inward.judging.make import lowest_score
     from inward.judging.stage import require_some_scores, score_outputs
+    from inward.trust.limits import check_limits
 
     settings, recipe = at.run.recipe.validation, at.run.recipe
     draws = Draws(
@@ -224,14 +224,14 @@ def measure(
 
 def measure_seed(run: Run, arm: str, seed: Path, prompts: Sequence[Prompt]) -> None:
     """Measure M_0 in one arm's format: iteration 0, what every later figure is compared with."""
-    here = At(run, arm, 0)
+    here = ArmIteration(run, arm, 0)
     if not here.finished:
         evaluation = validate(here, seed, prompts, name="seed")
         write_json(here.folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": asdict(evaluation)}})
         _report(here, evaluation)
 
 
-def promote(at: At, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
+def promote(at: ArmIteration, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
     """Make the best checkpoint the next model, note why, and delete what is no longer needed."""
     from inward.evaluation.summarise import choose
     from inward.training.weights import promote as make_model
@@ -247,7 +247,7 @@ def promote(at: At, checkpoints: Sequence[Path], evaluations: Sequence[Evaluatio
     return tidy(at)
 
 
-def tidy(at: At) -> Path:
+def tidy(at: ArmIteration) -> Path:
     """Delete the checkpoints of a finished iteration, but for adapters, which are small; return its model."""
     for checkpoint in sorted((at.folder / "checkpoints").glob("epoch_*")):
         if not (checkpoint / "adapter_config.json").exists():
@@ -279,14 +279,14 @@ def summarise(run: Run) -> None:
     write_json(run.dir.summary, summary(run.dir, run.recipe, read_costs(run.dir.costs)))
 
 
-def _report(at: At, evaluation: Evaluation) -> None:
+def _report(at: ArmIteration, evaluation: Evaluation) -> None:
     at.run.reporter.say(
         f"{at.arm} iteration {at.t}: validation score {evaluation.score:.3f} "
         f"[{evaluation.low:.3f}, {evaluation.high:.3f}], {evaluation.model}"
     )
 
 
-def _measure(at: At, model: Path) -> Measure | None:
+def _measure(at: ArmIteration, model: Path) -> Measure | None:
     """Return what measures outputs in the unit that the recipe asks for, None for characters."""
     if at.run.recipe.pairing.length == "characters":
         return None

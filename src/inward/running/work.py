@@ -20,8 +20,8 @@ from inward.running.costs import Cost, append_cost, peak_memory
 from inward.running.execute import Advance, Place, devices
 
 if TYPE_CHECKING:
+    from inward.engines.engine import Engine
     from inward.judging.judge import Judge
-    from inward.sampling.engine import Engine
     from inward.sampling.lengths import Length, Measure
     from inward.training.examples import Example, ReferenceLogps
     from inward.training.reference import Reference
@@ -44,7 +44,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
 
     Raises UsageError where a reference is wanted that it cannot give: with the run's first samples, whatever they are for.
     """
-    from inward.sampling.transformers_engine import load_engine
+    from inward.engines.transformers.engine import load_engine
 
     prepare(recipe, recipe.execution.workers)
     engine = load_engine(
@@ -65,7 +65,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
 def draw_outputs(
     recipe: Recipe, arm: str, draws: Draws, seed: int, engine: Engine, prompts: Sequence[Prompt], advance: Advance
 ) -> list[Output]:
-    from inward.sampling.engine import Decoding
+    from inward.engines.engine import Decoding
     from inward.sampling.sample import sample as draw_samples
     from inward.sampling.sample import seed_for
 
@@ -92,7 +92,7 @@ def draw_outputs(
 
 
 def start_judge(recipe: Recipe, settings: JudgeSettings) -> Judge:
-    from inward.judging import loads_model, make_judge
+    from inward.judging.make import loads_model, make_judge
 
     if loads_model(settings):
         prepare(recipe, recipe.execution.workers)
@@ -115,7 +115,7 @@ def judge_shard(
 
 def find_response_starts(recipe: Recipe, arm: str, model: Path, outputs: Sequence[Output]) -> dict[str, int]:
     """Return by output id how many tokens stand before the response, as the tokenizer of the model that sampled has it."""
-    from inward.sampling.transformers_engine import load_tokenizer, plain_text
+    from inward.models.tokenizer import load_tokenizer, plain_text
     from inward.training.examples import response_start
 
     tokenizer = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
@@ -139,8 +139,8 @@ def spent_by(judge: Judge) -> dict[str, Any]:
 
 def measure_tokens(model: Path, trust_remote_code: bool, outputs: Sequence[Output]) -> dict[str, Length]:
     """Return the lengths of responses and thoughts in tokens, of outputs sampled by the tokenizer of `model`."""
+    from inward.models.tokenizer import plain_text
     from inward.sampling.lengths import token_length
-    from inward.sampling.transformers_engine import plain_text
 
     tokenizer = _tokenizer(model, trust_remote_code)
     special = frozenset(tokenizer.all_special_ids)
@@ -150,7 +150,7 @@ def measure_tokens(model: Path, trust_remote_code: bool, outputs: Sequence[Outpu
 @functools.lru_cache(maxsize=1)
 def _tokenizer(model: Path, trust_remote_code: bool) -> Any:
     """Load a tokenizer, once for all shards of a stage."""
-    from inward.sampling.transformers_engine import load_tokenizer
+    from inward.models.tokenizer import load_tokenizer
 
     return load_tokenizer(model, trust_remote_code=trust_remote_code)
 

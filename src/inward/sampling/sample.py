@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from inward.engines.engine import Completion, Decoding, Engine, Progress, Request, Scaffold
 from inward.errors import UsageError
 from inward.records import Output, Prompt, content_id
-from inward.sampling.engine import Completion, Decoding, Engine, Progress, Request, Scaffold
 from inward.thought import ThoughtFormat, messages, split
 
 

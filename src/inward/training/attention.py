@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inward.config import Batching
-from inward.sampling.shared_prefix import UNSUPPORTED, UnsupportedAttention, why_not_plain
+from inward.engines.transformers.shared_prefix import UNSUPPORTED, UnsupportedAttention, why_not_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inward.engines.transformers.logps import logsumexp
 from inward.errors import UsageError
-from inward.sampling.logps import logsumexp
 from inward.training.batches import Batch
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Whatever runs a language model: `engine` is the seam; `scripted` is its public fake."""

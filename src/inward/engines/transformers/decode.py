@@ -1,0 +1,126 @@
+"""The decoding loop: rows come in with their prompts, step together, and make room for others when they have finished.
+
+Prompts wait longest first. A finished row is ignored until an eighth of the rows have finished; then the batch is
+compacted, and once a quarter of it is free, waiting prompts take the place. All of it depends on token counts only, so
+that the same call does the same thing on any machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from inward.engines.engine import Decoding, Progress, Request
+from inward.engines.row import Row, Rules
+from inward.engines.transformers.logps import token_logps
+from inward.engines.transformers.nucleus import draw, row_key, uniforms
+
+
+class Decoder(Protocol):
+    """A model with the keys and values of the rows it is decoding. Dimensions: R rows, V vocabulary.
+
+    `refillable` says whether prompts can be admitted while rows are active.
+    """
+
+    @property
+    def refillable(self) -> bool: ...
+
+    def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
+        """Append `counts[p]` rows of each prompt. All but the prompt's last token is read; the first `step` feeds that."""
+        ...
+
+    def step(self, tokens_R: Sequence[int]) -> torch.Tensor:
+        """Feed one token to every row and return the next-token logits [R, V]."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, ascending, and forget the others."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Rows of one request that are admitted together; a request with more samples than there are rows makes several."""
+
+    request: Request
+    first: int
+    count: int
+
+
+@dataclass(slots=True)
+class _Active:
+    row: Row
+    key: int
+    fed: int  # the token that the next step feeds
+
+
+def cut_into_units(requests: Sequence[Request], rows: int) -> list[Unit]:
+    """Return units of at most `rows` rows, longest prompt first, so that prompts read together are of similar length."""
+    ordered = sorted(requests, key=lambda request: -len(request.tokens))
+    return [Unit(request, first, min(rows, request.k - first)) for request in ordered for first in range(0, request.k, rows)]
+
+
+def decode(
+    decoder: Decoder,
+    requests: Sequence[Request],
+    rules: Rules,
+    decoding: Decoding,
+    *,
+    rows: int,
+    seed: int,
+    progress: Progress | None,
+) -> list[Row]:
+    """Draw every row of every request and return them finished, in no particular order.
+
+    Each holds the log-probabilities of the tokens after its opening if `decoding.logps`.
+    """
+    waiting = deque(cut_into_units(requests, rows))
+    active: list[_Active] = []
+    done: list[Row] = []
+    while waiting or active:
+        free = rows - len(active)
+        if waiting and (not active or (decoder.refillable and 4 * free >= rows)):
+            active += _admit(decoder, waiting, free, rules, seed)
+        logits = decoder.step([each.fed for each in active])
+        numbers = uniforms([each.key for each in active], [len(each.row.tokens) for each in active])
+        going = [at for at, each in enumerate(active) if each.row.finish is None]
+        tokens = draw(logits, decoding, numbers)
+        for at in going:
+            active[at].row.take(tokens[at])
+            active[at].fed = active[at].row.tokens[-1]
+        if decoding.logps:  # of what was taken: where the row writes, that is not what was drawn
+            logps = token_logps(logits, [each.fed for each in active])
+            for at in going:
+                active[at].row.logps.append(logps[at])
+        if progress is not None:
+            progress(sum(active[at].row.finish is not None for at in going), len(going))
+        over = sum(each.row.finish is not None for each in active)
+        if over == len(active) or 8 * over >= rows or (8 * over >= len(active) and over):
+            kept = [at for at, each in enumerate(active) if each.row.finish is None]
+            decoder.keep(kept)
+            done += [each.row for each in active if each.row.finish is not None]
+            active = [active[at] for at in kept]
+    return done
+
+
+def _admit(decoder: Decoder, waiting: deque[Unit], free: int, rules: Rules, seed: int) -> list[_Active]:
+    units: list[Unit] = []
+    while waiting and waiting[0].count <= free:
+        units.append(waiting.popleft())
+        free -= units[-1].count
+    if not units:
+        return []
+    decoder.admit([(*unit.request.tokens, *rules.opening) for unit in units], [unit.count for unit in units])
+    return [
+        _Active(
+            Row(unit.request.id, index, rules),
+            row_key(seed, unit.request.id, index),
+            (*unit.request.tokens, *rules.opening)[-1],
+        )
+        for unit in units
+        for index in range(unit.first, unit.first + unit.count)
+    ]

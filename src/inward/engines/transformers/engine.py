@@ -1,0 +1,146 @@
+"""The embedded engine: any causal language model of `transformers`, on the processor or one CUDA device.
+
+Every prompt is read once for all its samples; rows then decode together and are replaced as they finish (`decode`). The
+keys of a prompt are held once for its samples where the architecture allows (`shared_prefix`), else in the model's own
+cache (`padded`), which is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inward.config import Dtype
+from inward.engines.engine import Completion, Decoding, Progress, Request, Scaffold
+from inward.engines.row import check_lengths, make_rules
+from inward.engines.transformers.decode import Decoder, decode
+from inward.engines.transformers.likelihood import continuation_logps
+from inward.engines.transformers.linear_layout import pack
+from inward.engines.transformers.logps import opening_logps
+from inward.engines.transformers.padded import PaddedDecoder
+from inward.engines.transformers.shared_prefix import SharedPrefixDecoder, why_unsupported
+from inward.errors import UsageError
+from inward.hardware import device, resolve_dtype
+from inward.models.tokenizer import context_of, encode_chat, load_tokenizer, plain_text, stop_tokens
+
+log = logging.getLogger(__name__)
+TRIAL = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersEngine:
+    """An `Engine` over a loaded model; `load_engine` makes one. `rows` completions are drawn side by side."""
+
+    model: Any
+    tokenizer: Any
+    rows: int
+    context: int
+    stops: frozenset[int]
+    shared: bool
+    gives_logps: bool = True
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """Apply the chat template with the generation prompt. The template writes all special tokens, so none is added."""
+        return encode_chat(self.tokenizer, messages)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        *,
+        seed: int,
+        scaffold: Scaffold | None = None,
+        progress: Progress | None = None,
+    ) -> list[Completion]:
+        """Draw `k` completions of every request, ordered by request and index.
+
+        Raises `UsageError` for a prompt that does not fit into the context and for a scaffold without room to respond.
+        """
+        rules = make_rules(decoding, scaffold, stops=self.stops, encode=self.tokens, decode=self._text)
+        check_lengths(requests, rules, self.context)
+        decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
+        rows = decode(decoder, requests, rules, decoding, rows=self.rows, seed=seed, progress=progress)
+        order = {request.id: at for at, request in enumerate(requests)}
+        rows.sort(key=lambda row: (order[row.request_id], row.index))
+        openings = opening_logps(self.model, requests, rules.opening) if decoding.logps else {}
+        return [row.completion(openings.get(row.request_id)) for row in rows]
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that stands inside a turn, without special ones."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Return log P(tail | stem) for each stem and each tail (`likelihood`)."""
+        return continuation_logps(self.model, stems, tails, rows=self.rows, share=self.shared)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return plain_text(self.tokenizer, tokens)
+
+
+def load_engine(
+    model_path: Path | str,
+    *,
+    base: Path | None = None,
+    dtype: Dtype = "auto",
+    rows: int = 128,
+    trust_remote_code: bool = False,
+    threads: int | None = None,
+) -> TransformersEngine:
+    """Load a model folder or Hub name; a folder that holds a `peft` adapter is merged into its base in fp32 first.
+
+    `base` is the model to merge an adapter into. Without it that is the one the adapter's settings name, by a path that may
+    no longer hold. Only an adapter reads it.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. Raises `UsageError` if the model cannot be loaded.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = device()
+    adapter = str(model_path) if (Path(model_path) / "adapter_config.json").is_file() else None
+    weights = str(model_path) if adapter is None else str(base or _base_of(adapter))
+    tokenizer = load_tokenizer(weights, trust_remote_code=trust_remote_code)
+    model = _load_model(weights, adapter, trust_remote_code).to(device=place, dtype=resolve_dtype(dtype, place)).eval()
+    with torch.inference_mode():
+        pack(model, rows)
+        unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
+    if unsupported:
+        log.warning("%s decodes through the slower padded cache: %s", model_path, unsupported)
+    return TransformersEngine(
+        model=model,
+        tokenizer=tokenizer,
+        rows=rows,
+        context=context_of(model.config, tokenizer),
+        stops=stop_tokens(model, tokenizer),
+        shared=unsupported is None,
+    )
+
+
+def _load_model(path: str, adapter: str | None, trust_remote_code: bool) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto" if adapter is None else torch.float32, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UsageError(f"no causal language model could be loaded from {path}: {error}") from error
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model
+
+
+def _base_of(path: str) -> str:
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    if not base:
+        raise UsageError(f"{path}/adapter_config.json does not name its base model (base_model_name_or_path)")
+    return str(base)

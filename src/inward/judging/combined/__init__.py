@@ -1,0 +1,1 @@
+"""Judges made of judges: a cascade, a panel, routes."""

@@ -1,0 +1,1 @@
+"""The judge that is a reward model: one number a response."""

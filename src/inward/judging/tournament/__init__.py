@@ -1,0 +1,1 @@
+"""Which battles are asked, and the strengths that they come to."""
