@@ -25,6 +25,21 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def accelerators() -> int:
+    """Return how many CUDA devices this process sees; none where there is no torch that could use them."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def device_ids() -> list[str]:
+    """Return a name for each accelerator that this process sees, by which CUDA_VISIBLE_DEVICES can give it to another one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
+    count = accelerators()
+    return [str(index) for index in range(count)] if names is None else names[:count]
+
+
 def named_dtype(name: str) -> torch.dtype:
     """Return the number format of a name such as "bfloat16" or "torch.bfloat16"."""
     import torch

@@ -15,9 +15,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inward.config import Arm
 from inward.records import Prompt
-from inward.running import inputs, stages
-from inward.running.run import ArmIteration, Run
+from inward.stages import inputs, judging, pairing, sampling, training, validation
+from inward.stages import prompts as prompt_stage
+from inward.stages import reference as reference_stage
+from inward.stages.run import ArmIteration, Run
+from inward.stages.summary import summarise
 
 
 def run_loop(run: Run) -> None:
@@ -26,29 +30,30 @@ def run_loop(run: Run) -> None:
     draw = inputs.draw_prompts(run, seed)
     models = dict.fromkeys(run.recipe.arms, seed)
     for arm in run.recipe.arms:
-        stages.measure_seed(run, arm, seed, draw.validation)
-    stages.compare_arms(run, 0)
+        validation.measure_seed(run, arm, seed, draw.validation)
+    validation.compare_arms(run, 0)
     for t, prompts in enumerate(draw.iterations, start=1):
         for arm in run.recipe.arms:
             models[arm] = iterate(run, arm, t, models[arm], seed, prompts, draw.validation)
-        stages.compare_arms(run, t)
-    stages.summarise(run)
+        validation.compare_arms(run, t)
+    summarise(run)
 
 
 def iterate(
-    run: Run, arm: str, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], validation: tuple[Prompt, ...]
+    run: Run, arm: Arm, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], held_out: tuple[Prompt, ...]
 ) -> Path:
     """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
-    here = ArmIteration(run, arm, t)
-    if here.finished:
-        return stages.tidy(here)
-    stages.keep_prompts(here, prompts)
-    outputs = stages.sample(here, prompts, model)  # K outputs z, y for each p + x
-    verdicts = stages.judge(here, prompts, outputs, model)  # of the responses y only
-    scores = stages.score(here, outputs, verdicts)
-    pairs = stages.pair(here, outputs, scores, model)  # best against worst, length-controlled
-    examples = stages.examples(here, pairs, outputs, model)  # thought and response together
-    reference = stages.reference(here, pairs, outputs, examples, seed if run.recipe.training.reference == "seed" else model)
-    checkpoints = stages.train(here, model, examples, reference)  # DPO or its kin
-    evaluations = [stages.validate(here, checkpoint, validation, base=model) for checkpoint in checkpoints]
-    return stages.promote(here, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}
+    now = ArmIteration(run, arm, t)
+    if now.finished:
+        return validation.tidy(now)
+    prompt_stage.keep_prompts(now, prompts)
+    outputs = sampling.sample(now, prompts, model)  # K outputs z, y for each p + x
+    verdicts = judging.judge(now, prompts, outputs, model)  # of the responses y only
+    scores = judging.score(now, outputs, verdicts)
+    pairs = pairing.pair(now, outputs, scores, model)  # best against worst, length-controlled
+    examples = training.examples(now, pairs, outputs, model)  # thought and response together
+    anchor = seed if run.recipe.training.reference == "seed" else model
+    reference = reference_stage.reference(now, pairs, outputs, examples, anchor)
+    checkpoints = training.train(now, model, examples, reference)  # DPO or its kin
+    evaluations = [validation.validate(now, checkpoint, held_out, base=model) for checkpoint in checkpoints]
+    return validation.promote(now, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

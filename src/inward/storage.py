@@ -57,25 +57,30 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write or replace a file in one step, with the folders it is in. Raises StorageError."""
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write or replace a file in one step, with the folders it is in. Raises StorageError.
+
+    What is not `durable` may be lost in a power cut, but is never torn: it is for what is written again every second.
+    """
     temporary = _temporary(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from inward.running.rundir import RunDir, locked
+from inward.runs.directory import RunDir
+from inward.runs.opening import locked
 from tests.integration.test_kill import Forks, write_recipe
 
 MODULE = [sys.executable, "-c", "from inward.cli.main import main; main()"]

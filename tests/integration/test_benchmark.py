@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inward.records import Constraint, Prompt, Verdict
-from inward.running.benchmark import accuracies
+from inward.stages.benchmark import accuracies
 from tests.build import output
 from tests.integration.test_kill import Forks, write_recipe
 

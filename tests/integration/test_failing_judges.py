@@ -17,9 +17,9 @@ from inward.judging.tournament.adaptive import adaptive
 from inward.loop import run_loop
 from inward.records import Output, Pair, Score, Verdict, content_id
 from inward.running.execute import Silent
-from inward.running.run import Run
-from inward.running.rundir import RunDir
-from inward.running.shards import read_stage
+from inward.runs.run import Run
+from inward.runs.directory import RunDir
+from inward.runs.shards import read_stage
 from tests.integration.test_kill import write_recipe
 from tests.scripted_chat import ScriptedChat
 

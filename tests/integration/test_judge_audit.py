@@ -20,8 +20,8 @@ import pytest
 
 from inward.cli.main import main
 from inward.records import Score, Verdict
-from inward.running.rundir import RunDir
-from inward.running.shards import read_stage, write_shard
+from inward.runs.directory import RunDir
+from inward.runs.shards import read_stage, write_shard
 from tests.integration.test_kill import Forks, write_recipe
 from tests.scripted_chat import answers
 from tests.tiny_reward import tiny_reward_model
@@ -232,7 +232,7 @@ def test_mistakes_are_named(
     names["broken"].write_text(names["gold"].read_text().replace('"label": 2', '"label": 7'))
     names["empty"].mkdir()
     from inward.config import load_recipe
-    from inward.running.rundir import prepare
+    from inward.runs.opening import prepare
 
     names["run"].mkdir()
     prepare(RunDir(names["run"]), load_recipe(names["recipe"]), "")

@@ -10,8 +10,9 @@ import pytest
 
 from inward.cli.status import stages
 from inward.records import Output, Pair, Score
-from inward.running.rundir import RunDir, stored_recipe
-from inward.running.shards import read_stage
+from inward.runs.directory import RunDir
+from inward.runs.opening import stored_recipe
+from inward.runs.shards import read_stage
 from tests.integration.test_kill import Forks, contents, write_recipe
 from tests.tiny_reward import tiny_reward_model
 

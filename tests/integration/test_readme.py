@@ -32,12 +32,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Fork
 
 def filled(command: str, folder: Path) -> list[str]:
     """Put what exists here in the place of what exists after the demo."""
-    from inward.running.rundir import RunDir
+    from inward.runs.directory import RunDir
 
     run = RunDir(folder / "runs" / "demo")
     (shard,) = (run.iteration("thinking", 1) / "prompts").glob("*.parquet")
     from inward.records import Prompt
-    from inward.running.shards import read_shard
+    from inward.runs.shards import read_shard
 
     stand_ins = {
         "RUN": str(run.root),

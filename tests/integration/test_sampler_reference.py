@@ -14,9 +14,9 @@ from inward.errors import TrainingError
 from inward.loop import run_loop
 from inward.records import Output
 from inward.running.execute import Silent
-from inward.running.run import Run
-from inward.running.rundir import RunDir
-from inward.running.shards import read_stage
+from inward.runs.run import Run
+from inward.runs.directory import RunDir
+from inward.runs.shards import read_stage
 from inward.storage import read_json
 from inward.training.examples import ReferenceLogps
 from inward.training.metrics import read_metrics

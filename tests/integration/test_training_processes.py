@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from inward.config import EarlyStopSettings, LoraSettings, TrainingSettings, parse_recipe
 from inward.errors import InwardError, TrainingError, UsageError
 from inward.running.execute import Silent, in_processes
-from inward.running.run import Run
-from inward.running.rundir import RunDir
+from inward.runs.run import Run
+from inward.runs.directory import RunDir
 from inward.training import team
 from inward.training.team import deal, seats
 from inward.training.train import train

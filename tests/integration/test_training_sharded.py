@@ -13,8 +13,8 @@ from inward.config import LoraSettings, parse_recipe
 from inward.errors import ShortOfMemory, UsageError
 from inward.running import pieces
 from inward.running.execute import Silent, in_processes
-from inward.running.run import Run
-from inward.running.rundir import RunDir
+from inward.runs.run import Run
+from inward.runs.directory import RunDir
 from inward.training.batches import collate
 from inward.training.logps import sequence_logps
 from inward.training.memory import check_memory

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inward.records import Constraint, Evaluation, Output, Prompt, Score
 from inward.running.execute import Place, Silent, cut, run_shards
-from inward.running.shards import read_shard, read_stage, write_shard
+from inward.runs.shards import read_shard, read_stage, write_shard
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.floats(allow_nan=False)

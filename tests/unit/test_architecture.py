@@ -82,9 +82,9 @@ def test_nothing_but_the_command_line_imports_the_report() -> None:
     [
         "from inward.training.train import train",
         "from inward import loop",
-        "import inward.running.rundir",
+        "import inward.runs.directory",
         "def late():\n    from inward.cli import main",
-        "from inward.running.shards import read_shard",
+        "from inward.runs.shards import read_shard",
     ],
 )
 def test_the_rule_of_the_rooms_finds_what_breaks_it(line: str) -> None:

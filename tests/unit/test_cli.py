@@ -22,9 +22,10 @@ from inward.cli.main import main
 from inward.config import parse_recipe
 from inward.engines.engine import Decoding
 from inward.records import Evaluation, Output, Pair, Prompt, Score
-from inward.running.costs import Cost, append_cost
-from inward.running.rundir import RunDir, prepare
-from inward.running.shards import write_shard
+from inward.runs.ledger import Cost, append_cost
+from inward.runs.directory import RunDir
+from inward.runs.opening import prepare
+from inward.runs.shards import write_shard
 from inward.storage import write_json
 from inward.thought import DIRECT, GENERIC, SPECIFIC, ThoughtFormat, join, split
 from tests.tiny import tiny_model

@@ -336,7 +336,7 @@ def test_a_recipe_makes_real_judges_of_judges(tmp_path: Path) -> None:
 
 
 def test_an_audit_of_routes_says_what_to_audit_instead() -> None:
-    from inward.running.audit import audited
+    from inward.stages.audit import audited
 
     with pytest.raises(UsageError, match=r"judge\.kind = 'routed'.*judge of one route"):
         audited(parse(ROUTED).judge)

@@ -13,7 +13,7 @@ import pytest
 from inward.errors import JudgeError
 from inward.judging.spending import Spending, total
 from inward.records import Score
-from inward.running.costs import SPENT, Cost, append_cost, compact, read_costs, spent_on_judging
+from inward.runs.ledger import SPENT, Cost, append_cost, compact, read_costs, spent_on_judging
 from inward.running.execute import Place, Silent, run_shards
 
 OLD = {

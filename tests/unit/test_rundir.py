@@ -14,11 +14,12 @@ from inward.config import Recipe, parse_recipe
 from inward.engines.transformers.engine import load_engine
 from inward.errors import JudgeError, RunChangedError, UsageError
 from inward.models.tokenizer import encode_chat, load_context
-from inward.running import inputs, stages
-from inward.running.costs import read_costs
+from inward.stages import inputs
+from inward.runs.ledger import read_costs
 from inward.running.execute import Silent
-from inward.running.run import ArmIteration, Run
-from inward.running.rundir import RunDir, open_existing, prepare, stored_recipe
+from inward.runs.run import ArmIteration, Run
+from inward.runs.directory import RunDir
+from inward.runs.opening import open_existing, prepare, stored_recipe
 from inward.storage import write_json
 from inward.training.weights import load_model
 from tests.build import output

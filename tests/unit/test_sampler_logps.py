@@ -19,7 +19,7 @@ from inward.engines.transformers.logps import logsumexp, token_logps
 from inward.errors import TrainingError, UsageError
 from inward.records import Output, Pair
 from inward.running import work
-from inward.running.shards import read_shard, schema_of, write_shard
+from inward.runs.shards import read_shard, schema_of, write_shard
 from inward.sampling.sample import sample
 from inward.thought import BUILT_IN
 from inward.training.examples import ReferenceLogps, build_examples

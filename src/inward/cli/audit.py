@@ -11,8 +11,8 @@ from inward.cli import output
 
 if TYPE_CHECKING:
     from inward.config import Recipe
-    from inward.running.audit import Stage
-    from inward.running.rundir import RunDir
+    from inward.runs.directory import RunDir
+    from inward.stages.audit import Stage
     from inward.trust.figures import Figure
     from inward.trust.gold import GoldPair
     from inward.trust.people import GoldAudit
@@ -65,7 +65,7 @@ def audit(
     """
     from inward.cli.progress import make_reporter
     from inward.cli.run import INTERRUPTED
-    from inward.running.rundir import command_to_go_on
+    from inward.runs.opening import command_to_go_on
 
     run, recipe = _open(target, overrides or [], bool(gold))
     files = _read(gold or [], columns or [], limit)
@@ -95,7 +95,7 @@ def _open(target: str, overrides: list[str], gold: bool) -> tuple[RunDir | None,
     from inward.cli.recipes import find_recipe
     from inward.config import load_recipe
     from inward.errors import UsageError
-    from inward.running.rundir import open_existing
+    from inward.runs.opening import open_existing
 
     if Path(target).is_dir():
         if overrides:
@@ -127,7 +127,7 @@ def _read(gold: list[Path], columns: list[str], limit: int | None) -> dict[str, 
 
 def _stages(run: RunDir, recipe: Recipe) -> list[Stage]:
     from inward.errors import UsageError
-    from inward.running.audit import audit_run
+    from inward.stages.audit import audit_run
 
     stages = audit_run(run, recipe)
     if not stages:
@@ -144,11 +144,14 @@ def _cache() -> Path:
 def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], place: Path, reporter: Any) -> GoldAudit:
     from dataclasses import asdict
 
-    from inward.running.audit import ask_gold, audited, folder_of
+    from inward.execution.choose import executing
+    from inward.stages.audit import ask_gold, audited, folder_of
     from inward.storage import write_json
     from inward.trust.people import audit_gold
 
-    found = audit_gold(pairs, ask_gold(recipe, pairs, name, place, reporter))
+    with executing(recipe.execution) as executor:
+        verdicts = ask_gold(recipe, pairs, name, place, reporter=reporter, executor=executor)
+    found = audit_gold(pairs, verdicts)
     write_json(folder_of(audited(recipe.judge), name, place) / "audit.json", asdict(found))
     return found
 

@@ -123,7 +123,8 @@ def _format(name: str | None, model: Path) -> tuple[ThoughtFormat, int | None]:
 
 def taught(model: Path) -> tuple[ThoughtFormat, int | None] | None:
     """Read the format from beside an exported model, or from the recipe of the run that the model lies in."""
-    from inward.running.rundir import RunDir, stored_recipe
+    from inward.runs.directory import RunDir
+    from inward.runs.opening import stored_recipe
     from inward.storage import read_json
     from inward.thought import ThoughtFormat
 

@@ -24,24 +24,27 @@ def evaluate(
     from inward.cli import output
     from inward.cli.progress import make_reporter
     from inward.cli.run import INTERRUPTED
-    from inward.running.benchmark import run_benchmark
-    from inward.running.costs import compact
-    from inward.running.run import Run
-    from inward.running.rundir import command_to_go_on, locked, open_existing
+    from inward.execution.choose import executing
+    from inward.runs.ledger import compact
+    from inward.runs.opening import command_to_go_on, locked, open_existing
+    from inward.runs.progress import tracked
+    from inward.stages.benchmark import run_benchmark
+    from inward.stages.run import Run
 
     directory, recipe = open_existing(run)
     reporter = make_reporter()
     try:
         with locked(directory):
             compact(directory.costs)  # else a row torn by a kill would run into the next one
-            table = run_benchmark(
-                Run(recipe, directory, reporter),
-                prompts,
-                name or prompts.stem,
-                samples=samples,
-                max_new_tokens=max_new_tokens,
-                limit=limit,
-            )
+            with tracked(directory.progress, reporter) as told, executing(recipe.execution) as executor:
+                table = run_benchmark(
+                    Run(recipe, directory, told, executor),
+                    prompts,
+                    name or prompts.stem,
+                    samples=samples,
+                    max_new_tokens=max_new_tokens,
+                    limit=limit,
+                )
     except KeyboardInterrupt:
         reporter.close()
         reporter.say(f"\nStopped. What was measured is kept; to go on:\n  {command_to_go_on()}")

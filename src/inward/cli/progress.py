@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from inward.runs.place import Place
+
 EVERY = 15.0
 """Seconds between two plain lines about the same stage."""
 
@@ -42,8 +44,8 @@ class PlainReporter:
         self._items = self._tokens = 0
         self._began = self._shown = 0.0
 
-    def begin(self, label: str, total: int, unit: str) -> None:
-        self._label, self._total, self._unit = label, total, unit
+    def begin(self, place: Place, total: int, unit: str) -> None:
+        self._label, self._total, self._unit = str(place), total, unit
         self._items = self._tokens = 0
         self._began = self._shown = time.monotonic()
 
@@ -83,16 +85,16 @@ class BarReporter:
         self._began = 0.0
         self._label, self._total, self._unit = "", 0, ""
 
-    def begin(self, label: str, total: int, unit: str) -> None:
+    def begin(self, place: Place, total: int, unit: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._label, self._total, self._unit = label, total, unit
+        self._label, self._total, self._unit = str(place), total, unit
         self._items = self._tokens = 0
         self._began = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._bar.start()
-        self._task = self._bar.add_task(label, total=total, rate="")
+        self._task = self._bar.add_task(self._label, total=total, rate="")
 
     def advance(self, items: int, tokens: int) -> None:
         self._items += items

@@ -8,8 +8,9 @@ from pathlib import Path
 from inward.config import Arm, Recipe
 from inward.errors import UsageError
 from inward.records import Output, Pair, Prompt, Score
-from inward.running.rundir import RunDir, open_existing
-from inward.running.shards import read_stage
+from inward.runs.directory import RunDir
+from inward.runs.opening import open_existing
+from inward.runs.shards import read_stage
 from inward.thought import ThoughtFormat
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from inward.stages.run import Run
 
 INTERRUPTED = 130
 
@@ -27,10 +30,13 @@ def run(
     from inward.cli.progress import make_reporter
     from inward.cli.recipes import find_recipe
     from inward.config import load_recipe
+    from inward.execution.choose import executing
     from inward.loop import run_loop
-    from inward.running.costs import compact
-    from inward.running.run import Run
-    from inward.running.rundir import RunDir, command_to_go_on, locked, prepare
+    from inward.runs.directory import RunDir
+    from inward.runs.ledger import compact
+    from inward.runs.opening import command_to_go_on, locked, prepare
+    from inward.runs.progress import tracked
+    from inward.stages.run import Run
 
     path = find_recipe(recipe)
     settings = load_recipe(path, overrides)
@@ -41,13 +47,10 @@ def run(
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
             reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
             compact(directory.costs)
-            started = Run(settings, directory, reporter)
-            if (processes := started.processes) > 1:  # asked before the first stage: there may not be as many GPUs
-                parts = ", each with its part of the weights" if settings.execution.shard else ""
-                reporter.say(f"Training over {processes} processes{parts}")
-            elif settings.execution.shard:
-                reporter.say("execution.shard = true has nothing to cut: training is one process (execution.processes)")
-            run_loop(started)
+            with tracked(directory.progress, reporter) as told, executing(settings.execution) as executor:
+                started = Run(settings, directory, told, executor)
+                _announce(started)
+                run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:
         reporter.close()
@@ -61,3 +64,13 @@ def run(
         from inward.cli.status import print_summary
 
         print_summary(directory)
+
+
+def _announce(run: Run) -> None:
+    """Say over how many processes a training goes, before the first stage: there may not be as many GPUs."""
+    shard = run.recipe.execution.shard
+    if (processes := run.training_processes) > 1:
+        parts = ", each with its part of the weights" if shard else ""
+        run.reporter.say(f"Training over {processes} processes{parts}")
+    elif shard:
+        run.reporter.say("execution.shard = true has nothing to cut: training is one process (execution.processes)")

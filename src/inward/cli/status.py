@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,11 @@ from inward.cli import output
 
 if TYPE_CHECKING:
     from inward.config import Recipe
-    from inward.running.costs import Cost
-    from inward.running.rundir import RunDir
+    from inward.runs.directory import RunDir
+    from inward.runs.ledger import Cost
 
-SHARDED = ("outputs", "verdicts")
-"""Stages cut by prompts. The reference is cut by pairs; prompts, scores and pairs are always one shard."""
+STORED = ("prompts", "outputs", "verdicts", "scores", "pairs")
+"""Stages whose records are stored in shards; the reference's are too, where there is one."""
 
 
 def status(
@@ -29,7 +30,7 @@ def status(
     Example:
       inward status runs/demo
     """
-    from inward.running.rundir import open_existing
+    from inward.runs.opening import open_existing
 
     directory, recipe = open_existing(run)
     if as_json:
@@ -37,15 +38,16 @@ def status(
         return
     state = "finished" if finished(directory, recipe) else "not finished"
     output.styled(f"{directory.root}: {state} (iterations: {recipe.iterations}, arms: {', '.join(recipe.arms)})", "bold")
+    _show_progress(directory)
     _show_stages(stages(directory, recipe))
     print_summary(directory)
 
 
 def print_summary(directory: RunDir) -> None:
     """Print what a run has come to so far: scores by arm and iteration, one arm against the other, costs."""
-    from inward.running.costs import read_costs
-    from inward.running.rundir import stored_recipe
-    from inward.running.summary import summary
+    from inward.runs.ledger import read_costs
+    from inward.runs.opening import stored_recipe
+    from inward.runs.summary import summary
 
     recipe, costs = stored_recipe(directory), read_costs(directory.costs)
     found = summary(directory, recipe, costs)
@@ -57,12 +59,14 @@ def print_summary(directory: RunDir) -> None:
 
 def document(directory: RunDir, recipe: Recipe) -> dict[str, Any]:
     """Return what `--json` prints: the state, every stage's shards, and all that `summary.json` holds."""
-    from inward.running.costs import read_costs
-    from inward.running.summary import summary
+    from inward.runs.ledger import read_costs
+    from inward.runs.summary import summary
+    from inward.storage import read_json
 
     return {
         "run": str(directory.root),
         "finished": finished(directory, recipe),
+        "progress": read_json(directory.progress) if directory.progress.exists() else None,
         "stages": stages(directory, recipe),
         **summary(directory, recipe, read_costs(directory.costs)),
     }
@@ -83,41 +87,41 @@ def stages(directory: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int]]:
+def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int | None]]:
+    """Return the parts that are done of each stage, and of how many: None where a stage is not begun, so not cut yet."""
+    from inward.runs.shards import stored_parts
+
     epochs = recipe.training.epochs
     evaluated = len(list(folder.glob("validation/*/evaluation.json")))
     if t == 0:
         return {"validation": (evaluated, 1)}
-    size = recipe.execution.shard_prompts
-    found: dict[str, tuple[int, int]] = {"prompts": (_parts(folder / "prompts"), 1)}
-    found |= {stage: (_parts(folder / stage), -(-recipe.prompts.per_iteration // size)) for stage in SHARDED}
-    found |= {stage: (_parts(folder / stage), 1) for stage in ("scores", "pairs")}
-    if recipe.training.needs_reference:
-        found["reference"] = (_parts(folder / "reference"), _reference_parts(folder, recipe))
+    reference = ("reference",) if recipe.training.needs_reference else ()
+    parts = {stage: stored_parts(folder / stage) for stage in (*STORED, *reference)}
     trained = epochs if (folder / "evaluation.json").exists() else len(list(folder.glob("checkpoints/epoch_[0-9][0-9]")))
-    return found | {"training": (trained, epochs), "validation": (evaluated, epochs)}
+    return {**parts, "training": (trained, epochs), "validation": (evaluated, epochs)}
 
 
-def _reference_parts(folder: Path, recipe: Recipe) -> int:
-    """Return how many shards of log-probabilities the pairs come to: those of a whole iteration until there are pairs."""
-    if recipe.training.reference == "sampler":
-        return 1
+def _show_progress(directory: RunDir) -> None:
+    """Say what the run is at, if it was at something when it last said so."""
+    from inward.cli.progress import clock
     from inward.storage import read_json
 
-    found = folder / "pairing.json"
-    pairs = read_json(found)["pairs"] if found.exists() else recipe.prompts.per_iteration
-    return -(-pairs // recipe.execution.shard_prompts)
-
-
-def _parts(folder: Path) -> int:
-    return len(list(folder.glob("part-*.parquet")))
+    progress: dict[str, Any] = read_json(directory.progress) if directory.progress.exists() else {"state": None}
+    if progress["state"] != "running":
+        return
+    left = progress["seconds_left"]
+    output.write(
+        f"{clock(time.time() - progress['updated'])} ago: {progress['arm']} iteration {progress['iteration']}, "
+        f"{progress['stage']}, {progress['done']}/{progress['total']} {progress['unit']}"
+        + ("" if left is None else f", {clock(left)} left of this stage")
+    )
 
 
 def _show_stages(rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["stage"] for row in rows if row["iteration"])) or ["validation"]
     by_place: dict[tuple[int, str], dict[str, str]] = {}
     for row in rows:
-        by_place.setdefault((row["iteration"], row["arm"]), {})[row["stage"]] = f"{row['done']}/{row['total']}"
+        by_place.setdefault((row["iteration"], row["arm"]), {})[row["stage"]] = f"{row['done']}/{row['total'] or '?'}"
     output.write()
     output.table(
         ["iteration", "arm", *names],
@@ -177,10 +181,12 @@ def _show_costs(found: dict[str, Any], costs: Sequence[Cost]) -> None:
     if not costs:
         return
     output.write()
-    output.table(["stage", "time"], [[name, clock(seconds)] for name, seconds in found["seconds"].items()], title="Costs")
+    rows = [[name, clock(seconds)] for name, seconds in found["seconds"].items()]
+    output.table(["stage", "work"], rows, title="Costs (the work of all workers added up)")
     peak = max(cost.peak_memory for cost in costs) / 2**30
+    work = clock(sum(found["seconds"].values()))
     output.write(
-        f"{clock(sum(found['seconds'].values()))} in all, {found['tokens']:,} tokens, {found['judge_calls']:,} judgements, "
+        f"{work} of work in all, {found['tokens']:,} tokens, {found['judge_calls']:,} judgements, "
         f"at most {peak:.1f} GiB of memory"
     )
     judging = found["judging"]

@@ -69,15 +69,16 @@ class ValidationSettings(Settings):
 class ExecutionSettings(Settings):
     """How work is cut and run.
 
-    `workers` processes share the shards of sampling and of a judge that is a model, the processor's threads divided among
-    them. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own and its part of
-    the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for models that one GPU
-    cannot train. `isolate` gives every stage a process of its own (unset: where there is an accelerator). `threads` is per
-    process.
+    `shard_prompts` is the most prompts of a shard, which is what a kill can lose. `workers` processes (unset: one for each
+    accelerator, or one) share the shards of sampling and of a judge that is a model, each with a device or a part of the
+    processor's threads. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own
+    and its part of the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for
+    models that one GPU cannot train. `isolate` gives every stage a process of its own (unset: where there is an
+    accelerator). `threads` is per process.
     """
 
     shard_prompts: int = Field(default=64, gt=0)
-    workers: int = Field(default=1, gt=0)
+    workers: int | None = Field(default=None, gt=0)
     processes: int | None = Field(default=None, gt=0)
     shard: bool = False
     isolate: bool | None = None

@@ -16,10 +16,10 @@ from typing import Any
 from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
 from inward.records import Output, Prompt, Verdict, content_id
-from inward.running.inputs import seed_model
-from inward.running.run import ArmIteration, Run
-from inward.running.shards import read_stage
-from inward.running.stages import measure
+from inward.runs.shards import read_stage
+from inward.stages.inputs import seed_model
+from inward.stages.run import ArmIteration, Run
+from inward.stages.validation import measure
 from inward.storage import read_json, write_json
 
 

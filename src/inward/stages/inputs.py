@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inward.errors import RunChangedError, UsageError
 from inward.models.identity import fingerprint
 from inward.records import Prompt, content_id
-from inward.running.run import Run
+from inward.stages.run import Run
 from inward.storage import read_json, write_json
 from inward.thought import ThoughtFormat
 
@@ -56,8 +56,8 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
         recipe.training,
         dtype=recipe.model.dtype,
         tokens=recipe.training.batch_tokens,
-        processes=run.processes,
-        sharded=recipe.execution.shard and run.processes > 1,
+        processes=run.training_processes,
+        sharded=recipe.execution.shard and run.training_processes > 1,
         trust_remote_code=recipe.model.trust_remote_code,
     )
     for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:

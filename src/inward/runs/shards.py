@@ -1,7 +1,7 @@
 """Records to Parquet shards and back. A shard exists whole or not at all.
 
-The name of a shard holds its number and a hash of the ids of what it was made from, so that "resume" is nothing but doing
-the shards that are missing. The same records always give the same bytes: no time, host or version is written into the file.
+The name of a shard says which of how many it is, and holds a hash of the ids of what it was made from, so that "resume" is
+nothing but doing the shards that are missing. The same records always give the same bytes: no time, host or version is written into the file.
 A field whose default is None has no column where no record of the shard sets it, and a column that is not there reads as None:
 so a field that is added for those who ask for it changes no file of the others, old or new.
 """
@@ -24,9 +24,23 @@ if typing.TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def shard_paths(folder: Path, groups: Sequence[Sequence[str]]) -> list[Path]:
-    """Name a shard for every group of ids: `part-00003-<hash of the ids>.parquet`."""
-    return [folder / f"part-{n:05d}-{content_id(*ids)[:8]}.parquet" for n, ids in enumerate(groups)]
+def shard_name(number: int, count: int | None, ids: Sequence[str]) -> str:
+    """Name the shard that is `number` of `count`, from 0, and made from these ids: `part-00003-of-00008-<hash>`.
+
+    A stage that may grow later has no count: `part-00003-<hash>`.
+    """
+    of = "" if count is None else f"-of-{count:05d}"
+    return f"part-{number:05d}{of}-{content_id(*ids)[:8]}"
+
+
+def shard_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.parquet"
+
+
+def stored_parts(folder: Path) -> tuple[int, int | None]:
+    """Return how many shards a folder holds, and of how many: None where it holds none, so that nobody knows yet."""
+    counts = [int(path.name.split("-")[3]) for path in folder.glob("part-*-of-*.parquet")]
+    return len(counts), max(counts, default=None)
 
 
 def write_shard(path: Path, record_type: type[Any], records: Sequence[Any]) -> None:

@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inward.config import JudgeSettings, PairwiseJudge, Recipe, RoutedJudge
 from inward.errors import UsageError
+from inward.execution.cut import make_shard
+from inward.execution.task import Advance, Executor, Task, count_one
 from inward.judging.make import battle_prior
 from inward.judging.stage import score_outputs
 from inward.models.identity import fingerprint
 from inward.records import Output, Score, Verdict, content_id
-from inward.running.costs import compact
-from inward.running.execute import Advance, Place, Reporter, cut, one, run_shards
-from inward.running.run import Run
-from inward.running.rundir import RunDir, locked
-from inward.running.shards import read_stage
-from inward.running.work import spent_by, start_judge
+from inward.runs.directory import RunDir
+from inward.runs.ledger import compact
+from inward.runs.opening import locked
+from inward.runs.place import Place
+from inward.runs.progress import Reporter
+from inward.runs.shards import read_stage
+from inward.stages.judging import judge_of, needs_of, spent_by
+from inward.stages.run import Run
 from inward.trust.audit import Audit, audit
 from inward.trust.gold import GoldPair
 
@@ -73,37 +76,33 @@ def _audit_folder(folder: Path, prior: float | None) -> tuple[bool, Audit]:
     return complete, audit(outputs, verdicts, scores)
 
 
-def ask_gold(recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, reporter: Reporter) -> list[Verdict]:
+def ask_gold(
+    recipe: Recipe, pairs: Sequence[GoldPair], name: str, out: Path, *, reporter: Reporter, executor: Executor
+) -> list[Verdict]:
     """Return the verdicts of the recipe's judge on gold pairs, asking only what the audit's folder does not hold yet."""
-    from inward.judging.make import check_judge, loads_model
+    from inward.judging.make import check_judge
 
     judge = audited(recipe.judge)
     check_judge(judge, [])
-    run = Run(recipe, RunDir(folder_of(judge, name, out)), reporter)
     different = list({pair.id: pair for pair in pairs}.values())
-    heavy = loads_model(judge)
+    run = Run(recipe, RunDir(folder_of(judge, name, out)), reporter, executor)
+    folder, needs = run.dir.root / "verdicts", needs_of(judge)
     with locked(run.dir):
         compact(run.dir.costs)
-        return run_shards(
-            run.dir.root / "verdicts",
-            Verdict,
-            cut(different, SHARD, lambda pair: pair.id),
-            identify=lambda pair: pair.id,
+        parts = [different[start : start + SHARD] for start in range(0, len(different), SHARD)]
+        task = Task(
             place=Place(arm="audit", iteration=0, stage=name),
-            start=partial(start_judge, recipe, judge),
-            work=gold_shard,
-            costs=run.dir.costs,
-            reporter=reporter,
-            unit="pairs",
-            isolate=heavy and run.isolate,
-            workers=recipe.execution.workers if heavy else 1,
-            calls=one,
+            shards=tuple(make_shard(number, None, part, lambda pair: pair.id) for number, part in enumerate(parts)),
+            resource=judge_of(recipe, judge),
+            work=_ask_shard,
+            needs=needs,
+            calls=count_one,
             spent=spent_by,
-            label=f"asking about {name}",
         )
+        return run.complete(task, folder, Verdict, unit="pairs")
 
 
-def gold_shard(judge: Any, pairs: Sequence[GoldPair], advance: Advance) -> list[Verdict]:
+def _ask_shard(judge: Any, pairs: Sequence[GoldPair], advance: Advance) -> list[Verdict]:
     from inward.trust.gold import ask
 
     verdicts = ask(pairs, judge)

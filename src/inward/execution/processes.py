@@ -1,0 +1,197 @@
+"""The executor of this machine: a pool of worker processes, each with a device or a share of the processor of its own.
+
+Shards wait in one queue, and a worker that is free takes the next one. Workers live from task to task and keep their
+resource, so that a stage pays neither for the start of a process nor for loading an engine that is loaded already. A shard
+whose worker died is given to another one; after `MOST_DEATHS` the error names the shard. A Python exception is no death: it
+would come again, so it ends the run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from inward.errors import InwardError
+from inward.execution.children import Child, Nursery, how_it_died
+from inward.execution.task import Listener, Resource, Result, Shard, Task
+from inward.execution.worker import Holder, Meter, do_shard
+from inward.runs.ledger import Cost
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_DEATHS = 3
+"""So many workers may die of one shard. The system ends a process for lack of memory once in a while; a shard that ends
+three is to blame itself."""
+PYTHON_ERROR = 1
+"""The exit code of a process that an exception has ended."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    child: Child
+    task: Task[Any, Any, Any] | None = None  # the one that it was told of last
+    shard: Shard[Any] | None = None  # what it has in work
+
+
+class Processes:
+    """An `Executor` over `workers` processes. Worker i sees the i-th of `devices`, in turn, if there are any."""
+
+    def __init__(self, workers: int, devices: Sequence[str] = ()) -> None:
+        assert workers > 0, "a pool needs a worker"
+        self._devices = [devices[index % len(devices)] if devices else None for index in range(workers)]
+        self._nursery = Nursery()
+        self._workers: dict[int, _Worker] = {}
+
+    def run(self, task: Task[S, T, R], listener: Listener) -> Iterator[Result[R]]:
+        bare = replace(task, shards=())  # each worker is told of the task once, and then of one shard after the other
+        waiting, deaths = deque(task.shards), Counter[str]()
+        complete = False
+        try:
+            while waiting or any(worker.shard for worker in self._workers.values()):
+                self._hand_out(waiting, bare)
+                for index, message in self._messages():
+                    if message is None:
+                        self._bury(index, waiting, deaths, task)
+                    elif isinstance(message, Result):
+                        self._workers[index].shard = None
+                        yield message
+                    else:
+                        _hear(message, listener)
+            complete = True
+        finally:
+            if not complete:  # an error, Ctrl-C, or whoever asked has had enough: what is in work is of no use any more
+                self._end_workers()
+
+    def prepare(self, resource: Resource[Any]) -> None:
+        """Start the workers and have each make the resource while this process does something else."""
+        for index in range(len(self._devices)):
+            self._send(index, resource)
+
+    def release(self) -> None:
+        for index in list(self._workers):
+            self._send(index, None)
+
+    def close(self) -> None:
+        self._end_workers()
+        self._nursery.close()
+
+    def _hand_out(self, waiting: deque[Shard[Any]], task: Task[Any, Any, Any]) -> None:
+        for index in range(len(self._devices)):
+            if not waiting:
+                return
+            worker = self._worker(index)
+            if worker.shard is None:
+                worker.shard = waiting.popleft()
+                if worker.task is not task:
+                    self._send(index, task)
+                    worker.task = task
+                self._send(index, worker.shard)
+
+    def _messages(self) -> Iterator[tuple[int, Any]]:
+        """Wait until some worker has something to say; yield what they say, None for one that is gone."""
+        indices = {worker.child.connection: index for index, worker in self._workers.items()}
+        for connection in wait(list(indices)):
+            assert isinstance(connection, Connection)
+            try:
+                yield indices[connection], connection.recv()
+            except (EOFError, ConnectionError):
+                yield indices[connection], None
+
+    def _bury(self, index: int, waiting: deque[Shard[Any]], deaths: Counter[str], task: Task[Any, Any, Any]) -> None:
+        """Give the shard of a dead worker back to the queue, unless too many have died of it."""
+        worker = self._workers.pop(index)
+        why = how_it_died(worker.child.process)
+        worker.child.end()
+        if worker.shard is None:
+            return  # it died between two shards; another one is started when there is work for it
+        shard = worker.shard
+        deaths[shard.name] += 1
+        if worker.child.process.exitcode == PYTHON_ERROR or deaths[shard.name] >= MOST_DEATHS:
+            count = deaths[shard.name]
+            died = "its process died" if count == 1 else f"{count} processes died of it, the last one"
+            raise InwardError(
+                f"{task.place}: shard {shard.name} could not be done: {died} ({why}). Everything finished is kept. If memory "
+                "is short, lower sampling.rows or execution.workers; then run the same command again"
+            )
+        waiting.appendleft(shard)
+
+    def _worker(self, index: int) -> _Worker:
+        if index not in self._workers:
+            self._workers[index] = _Worker(self._nursery.start(_serve, self._devices[index]))
+        return self._workers[index]
+
+    def _send(self, index: int, message: Any) -> None:
+        with suppress(ConnectionError):  # it is dead: `_messages` finds that out, and `_bury` knows what to do
+            self._worker(index).child.connection.send(message)
+
+    def _end_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.child.end()
+        self._workers.clear()
+
+
+def _hear(message: Any, listener: Listener) -> None:
+    if isinstance(message, InwardError):
+        raise message
+    if isinstance(message, Cost):
+        listener.book(message)
+    else:
+        listener.advance(*message)
+
+
+class _Speaker:
+    """The listener inside a worker: passes everything on to the run's process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, message: Any) -> None:
+        with self._lock:
+            self._connection.send(message)
+
+    def advance(self, items: int, tokens: int) -> None:
+        self.send((items, tokens))
+
+    def book(self, cost: Cost) -> None:
+        self.send(cost)
+
+
+def _serve(connection: Connection, device: str | None) -> None:
+    """Do what the run's process says: make a resource ready, take a task, do a shard, or (None) release what is held."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before anything looks for devices
+    holder, speaker = Holder(), _Speaker(connection)
+    task: Task[Any, Any, Any] | None = None
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        try:
+            if message is None:
+                holder.release()
+            elif isinstance(message, Task):
+                task = message
+            elif isinstance(message, Shard):
+                assert task is not None, "a shard comes after its task"
+                value = holder.get(task.resource)
+                speaker.send(do_shard(task, value, Meter(task.spent, value), message, speaker))
+            else:
+                _prepare(holder, message)
+        except InwardError as error:
+            speaker.send(error)
+
+
+def _prepare(holder: Holder, resource: Resource[Any]) -> None:
+    try:
+        holder.get(resource)
+    except InwardError:
+        return  # it is raised again, and heard, by the first shard that needs the resource

@@ -1,0 +1,124 @@
+"""What a worker does, wherever it runs: it holds a resource, does shards, and says what they cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from inward.execution.task import Listener, Resource, Result, Shard, Task
+from inward.hardware import accelerators, give_back_memory
+from inward.runs.ledger import Cost, peak_memory
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+BOOKING_INTERVAL_S = 1.0
+"""How often what a shard has spent so far is booked: what a kill of all processes can hide from the ledger."""
+IN_WORK = "in work"
+"""The part of a stage that spending is booked under while its shard is not finished."""
+
+
+class Holder:
+    """Holds at most one resource and keeps it for the next task (`Resource` says when)."""
+
+    def __init__(self) -> None:
+        self._resource: Resource[Any] | None = None
+        self._value: Any = None
+
+    def get(self, resource: Resource[S]) -> S:
+        """Return what a resource stands for: the one that is held, that one renewed, or a new one."""
+        held = self._resource
+        if held is not None and (held.kind, held.key) == (resource.kind, resource.key):
+            return self._value  # type: ignore[no-any-return]
+        if held is not None and held.kind == resource.kind and resource.renew is not None:
+            value, self._resource, self._value = self._value, None, None  # a renewal that fails leaves nothing to use
+            resource.renew(value)
+        else:
+            self.release()
+            value = resource.make()
+        self._resource, self._value = resource, value
+        return value  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Let go of what is held and give its memory back."""
+        if self._resource is None:
+            return
+        resource, value = self._resource, self._value
+        self._resource, self._value = None, None
+        resource.close(value)
+        del value
+        give_back_memory()
+
+
+class Meter:
+    """Tells apart what a resource spends from one look to the next. Any thread may look; nothing is told twice."""
+
+    def __init__(self, spent: Callable[[Any], dict[str, Any]], value: Any) -> None:
+        self._spent, self._value = spent, value
+        self._lock = threading.Lock()
+        self._last = spent(value)
+
+    def take(self) -> dict[str, Any]:
+        """Return what was spent since the last look, by the names of a cost row's fields."""
+        with self._lock:
+            now = self._spent(self._value)
+            before, self._last = self._last, now
+        return {name: number - before[name] for name, number in now.items()}
+
+
+def do_shard(task: Task[S, T, R], value: S, meter: Meter, shard: Shard[T], listener: Listener) -> Result[R]:
+    """Do one shard. What a shard that fails has spent is booked all the same."""
+    began = time.perf_counter()
+    try:
+        with _booking(task, meter, listener):
+            records = task.work(value, shard.items, listener.advance)
+    except BaseException:
+        if any((spent := meter.take()).values()):
+            listener.book(_cost(task, shard.name, shard.items, [], time.perf_counter() - began, spent))
+        raise
+    cost = _cost(task, shard.name, shard.items, records, time.perf_counter() - began, meter.take())
+    return Result(shard=shard.name, records=records, cost=cost)
+
+
+@contextmanager
+def _booking(task: Task[Any, Any, Any], meter: Meter, listener: Listener) -> Iterator[None]:
+    """Book what is spent inside the block every second, so that a kill cannot hide it."""
+    if not meter.take():  # nothing is ever spent here
+        yield
+        return
+    done = threading.Event()
+
+    def book() -> None:
+        while not done.wait(BOOKING_INTERVAL_S):
+            if any((spent := meter.take()).values()):
+                listener.book(_cost(task, IN_WORK, (), [], 0.0, spent))
+
+    thread = threading.Thread(target=book, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _cost(
+    task: Task[Any, Any, Any], part: str, items: Sequence[Any], records: Sequence[Any], seconds: float, spent: dict[str, Any]
+) -> Cost:
+    return Cost(
+        arm=task.place.arm,
+        iteration=task.place.iteration,
+        stage=task.place.stage,
+        part=part,
+        seconds=seconds,
+        device_seconds=seconds * min(1, accelerators()) if task.needs.model else 0.0,
+        items=len(items),
+        tokens=sum(map(task.tokens, records)),
+        judge_calls=sum(map(task.calls, records)),
+        peak_memory=peak_memory(),
+        **spent,
+    )

@@ -1,0 +1,1 @@
+"""The run directory: its layout, opening and lock, provenance, shards, ledger, progress, summary and reading back."""

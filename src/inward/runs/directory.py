@@ -1,0 +1,100 @@
+"""The run directory: where everything is, who may write to it, and whether a recipe may continue it.
+
+runs/<name>/
+  recipe.toml  config.json  provenance.json  inputs.json  costs.jsonl  progress.json  summary.json
+  <arm>/iter_000/                the seed's evaluation
+  <arm>/iter_001/  prompts/ outputs/ verdicts/ scores/ pairs/ reference/   Parquet shards
+                   judges.json  pairing.json  checkpoints/  validation/  model/  evaluation.json
+                   reference_check/  reference.json   (training.reference = "sampler")
+  comparison/iter_001.json       both arms side by side
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from inward.config import Recipe, recipe_json
+from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
+
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run. Nothing here reads or writes but the methods that say so."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def costs(self) -> Path:
+        return self.root / "costs.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "progress.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    def iteration(self, arm: str, t: int) -> Path:
+        return self.root / arm / f"iter_{t:03d}"
+
+    def comparison(self, t: int) -> Path:
+        return self.root / "comparison" / f"iter_{t:03d}.json"
+
+    def iterations(self, arm: str) -> list[int]:
+        """Return the numbers of the iterations begun so far, 0 (the seed) included."""
+        return sorted(int(path.name[5:]) for path in (self.root / arm).glob("iter_[0-9][0-9][0-9]") if path.is_dir())
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
