@@ -26,6 +26,7 @@ def import_everything() -> None:
 
     import inward.cli.main
     import inward.engines.transformers.engine
+    import inward.execution.choose
     import inward.judging.stage
     import inward.loop
     import inward.prompts

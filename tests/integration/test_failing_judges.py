@@ -16,10 +16,10 @@ from inward.judging.scripted import Scripted
 from inward.judging.tournament.adaptive import adaptive
 from inward.loop import run_loop
 from inward.records import Output, Pair, Score, Verdict, content_id
-from inward.running.execute import Silent
-from inward.runs.run import Run
 from inward.runs.directory import RunDir
+from inward.runs.progress import Silent
 from inward.runs.shards import read_stage
+from inward.stages.run import Run
 from tests.integration.test_kill import write_recipe
 from tests.scripted_chat import ScriptedChat
 

@@ -9,10 +9,10 @@ import pytest
 
 from inward.config import load_recipe
 from inward.errors import RunChangedError, UsageError
-from inward.running.execute import Silent
-from inward.stages.inputs import check_markers, draw_prompts, seed_model
-from inward.runs.run import Run
 from inward.runs.directory import RunDir
+from inward.runs.progress import Silent
+from inward.stages.inputs import check_markers, draw_prompts, seed_model
+from inward.stages.run import Run
 from inward.thought import ThoughtFormat
 from inward.training import memory
 from tests.integration.test_kill import write_recipe

@@ -17,7 +17,7 @@ import pytest
 from tests.tiny import tiny_model
 
 KILLS = 24
-TIMES = {"seconds", "device_seconds", "peak_memory", "tokens_per_s", "mfu"}
+TIMES = {"updated", "seconds", "device_seconds", "peak_memory", "tokens_per_s", "mfu"}
 TRIGGERS = (
     None,
     "config.json",
@@ -81,8 +81,14 @@ def write_recipe(folder: Path) -> Path:
     rows = [
         {
             "prompt": f"Say something about topic {n}.",
-            "instruction_id_list": ["keywords:letter_frequency", "punctuation:no_comma"],
-            "kwargs": [{"letter": "e", "let_frequency": 1, "let_relation": "at least"}, {}],
+            # About half of the responses of a random model meet these: they have two or three words where it thinks first,
+            # and five where it does not.
+            "instruction_id_list": [
+                "punctuation:no_comma",
+                "length_constraints:number_words",
+                "length_constraints:number_words",
+            ],
+            "kwargs": [{}, {"num_words": 3, "relation": "at least"}, {"num_words": 5, "relation": "at least"}],
         }
         for n in range(12)
     ]

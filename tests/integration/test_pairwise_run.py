@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from inward.records import Output, Pair, Score, Verdict
-from inward.runs.ledger import read_costs
 from inward.runs.directory import RunDir
+from inward.runs.ledger import read_costs
 from inward.runs.shards import read_stage
 from inward.storage import read_json
 from tests.integration.judge_server import READ, WRITTEN, JudgeServer, judge_server

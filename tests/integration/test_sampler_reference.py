@@ -13,10 +13,10 @@ from inward.engines.transformers import decode
 from inward.errors import TrainingError
 from inward.loop import run_loop
 from inward.records import Output
-from inward.running.execute import Silent
-from inward.runs.run import Run
 from inward.runs.directory import RunDir
+from inward.runs.progress import Silent
 from inward.runs.shards import read_stage
+from inward.stages.run import Run
 from inward.storage import read_json
 from inward.training.examples import ReferenceLogps
 from inward.training.metrics import read_metrics

@@ -14,10 +14,10 @@ from inward.judging.judge import Group, Ruling
 from inward.judging.scripted import Scripted
 from inward.loop import run_loop
 from inward.records import Output, Pair, content_id
-from inward.running.execute import Silent
-from inward.runs.run import Run
 from inward.runs.directory import RunDir
+from inward.runs.progress import Silent
 from inward.runs.shards import read_stage
+from inward.stages.run import Run
 from inward.storage import read_json
 from tests.integration.test_kill import write_recipe
 from tests.tiny import tiny_tokenizer

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from inward.config import EarlyStopSettings, LoraSettings, TrainingSettings, parse_recipe
 from inward.errors import InwardError, TrainingError, UsageError
-from inward.running.execute import Silent, in_processes
-from inward.runs.run import Run
+from inward.execution.team import in_processes
 from inward.runs.directory import RunDir
+from inward.runs.progress import Silent
+from inward.stages.run import Run
 from inward.training import team
 from inward.training.team import deal, seats
 from inward.training.train import train
@@ -110,7 +111,7 @@ def test_a_process_a_gpu_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def processes(gpus: int, wish: int | None) -> int:
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
         recipe = parse_recipe(tree | ({"execution": {"processes": wish}} if wish else {}))
-        return Run(recipe, RunDir(tmp_path), Silent()).processes
+        return Run(recipe, RunDir(tmp_path), Silent()).training_processes
 
     assert [processes(0, None), processes(1, None), processes(4, None)] == [1, 1, 4]
     assert [processes(0, 2), processes(4, 2)] == [2, 2]

@@ -11,10 +11,12 @@ import torch
 
 from inward.config import LoraSettings, parse_recipe
 from inward.errors import ShortOfMemory, UsageError
-from inward.running import pieces
-from inward.running.execute import Silent, in_processes
-from inward.runs.run import Run
+from inward.execution.team import in_processes
 from inward.runs.directory import RunDir
+from inward.runs.place import Place
+from inward.runs.progress import Silent
+from inward.stages import training as training_stage
+from inward.stages.run import Run
 from inward.training.batches import collate
 from inward.training.logps import sequence_logps
 from inward.training.memory import check_memory
@@ -163,13 +165,15 @@ def test_stages_start_again_when_memory_ran_out(tmp_path: Path, monkeypatch: pyt
         if len(tries) < 3:
             raise ShortOfMemory("with 7 tokens at a time")
 
-    monkeypatch.setattr(pieces, "in_processes", short_twice)
+    monkeypatch.setattr(training_stage, "in_processes", short_twice)
     monkeypatch.setattr(Silent, "say", lambda self, line: said.append(line))
     monkeypatch.setattr(Silent, "begin", lambda self, *what: said.append(f"begin {what}"))
     recipe = parse_recipe(TREE | {"execution": {"processes": 2, "shard": True}})
-    pieces.train_together(Run(recipe, RunDir(tmp_path), Silent()), (), "training", 60)
+    place = Place(arm="direct", iteration=1, stage="training")
+    call: Any = ()
+    training_stage.train_together(Run(recipe, RunDir(tmp_path), Silent()), call, place, 60)
     assert tries == [2, 2, 2]
-    assert said == ["training: with 7 tokens at a time", "begin ('training', 60, 'steps')"] * 2
+    assert said == [f"{place}: with 7 tokens at a time", f"begin {(place, 60, 'steps')}"] * 2
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inward.execution.complete import complete
+from inward.execution.cut import count_shards, cut
+from inward.execution.here import Here
+from inward.execution.task import NOTHING, Task
 from inward.records import Constraint, Evaluation, Output, Prompt, Score
-from inward.running.execute import Place, Silent, cut, run_shards
-from inward.runs.shards import read_shard, read_stage, write_shard
+from inward.runs.place import Place
+from inward.runs.progress import Silent
+from inward.runs.shards import read_shard, read_stage, shard_path, write_shard
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.floats(allow_nan=False)
@@ -73,14 +79,40 @@ def test_a_shard_returns_what_was_written(case: tuple[type, list[object]]) -> No
         assert path.read_bytes() == first, "the same records must give the same bytes"
 
 
-@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 9))
-def test_cut_keeps_every_item_once_and_groups_together(keys: list[int], size: int) -> None:
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 9), st.integers(1, 5))
+def test_cut_keeps_every_item_once_and_groups_together(keys: list[int], largest: int, workers: int) -> None:
     items = list(enumerate(keys))
-    groups = cut(items, size, lambda item: str(item[1]))
-    assert sorted(item for group in groups for item in group) == items
-    assert all(len({item[1] for item in group}) <= size for group in groups)
+    shards = cut(items, Path("absent"), key=lambda i: str(i[1]), identify=lambda i: str(i[0]), largest=largest, workers=workers)
+    assert sorted(item for shard in shards for item in shard.items) == items
+    sizes = [len({item[1] for item in shard.items}) for shard in shards]
+    assert all(0 < size <= largest for size in sizes)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1, "no worker waits for another's larger shard"
     for key in set(keys):
-        assert sum(any(item[1] == key for item in group) for group in groups) == 1
+        assert sum(any(item[1] == key for item in shard.items) for shard in shards) == 1
+    assert len({shard.name for shard in shards}) == len(shards)
+
+
+@given(st.integers(0, 500), st.integers(1, 64), st.integers(1, 9))
+def test_every_worker_gets_as_many_shards_as_any_other(keys: int, largest: int, workers: int) -> None:
+    count = count_shards(keys, largest, workers)
+    assert count * largest >= keys
+    assert count % workers == 0 or count == keys
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
+@settings(max_examples=30)
+def test_a_stage_that_is_begun_is_cut_as_it_was(keys: int, largest: int, workers: int, now: int, other: int) -> None:
+    """Another number of workers, or another size, goes on with the same shards."""
+    with tempfile.TemporaryDirectory() as name:
+
+        def shards(largest: int, workers: int) -> list[str]:
+            items = [str(n) for n in range(keys)]
+            made = cut(items, Path(name), key=str, identify=str, largest=largest, workers=workers)
+            return [shard.name for shard in made]
+
+        before = shards(largest, workers)
+        write_shard(shard_path(Path(name), before[-1]), Score, [])
+        assert shards(other, now) == before
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.sets(st.integers(0, 30)))
@@ -90,27 +122,19 @@ def test_no_record_is_lost_or_doubled_over_any_shard_size(count: int, size: int,
     items = [Prompt(id=str(n), text=f"text {n}", source="test") for n in range(count)]
     worked: list[str] = []
 
-    def work(_: object, group: object, __: object) -> list[Score]:
-        worked.extend(item.id for item in group)  # type: ignore[attr-defined]
-        return [Score(output_id=i.id, prompt_id=i.id, value=1.0, unscored=None) for i in group]  # type: ignore[attr-defined]
+    def work(_: None, shard: Sequence[Prompt], __: object) -> list[Score]:
+        worked.extend(item.id for item in shard)
+        return [Score(output_id=item.id, prompt_id=item.id, value=1.0, unscored=None) for item in shard]
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "scores"
+        place = Place(arm="direct", iteration=1, stage="scores")
 
         def once() -> list[Score]:
-            return run_shards(
-                folder,
-                Score,
-                cut(items, size, lambda item: item.id),
-                identify=lambda item: item.id,
-                place=Place(arm="direct", iteration=1, stage="scores"),
-                start=lambda: None,
-                work=work,
-                costs=Path(name) / "costs.jsonl",
-                reporter=Silent(),
-                unit="items",
-                isolate=False,
-            )
+            shards = cut(items, folder, key=lambda item: item.id, identify=lambda item: item.id, largest=size)
+            task = Task(place=place, shards=shards, work=work, resource=NOTHING)
+            ledger = Path(name) / "costs.jsonl"
+            return complete(task, folder, Score, executor=Here(), ledger=ledger, reporter=Silent(), unit="items")
 
         first = once()
         assert [score.output_id for score in first] == [item.id for item in items]

@@ -52,7 +52,7 @@ def sources(*parts: str) -> Iterator[Path]:
 
 def test_every_folder_is_a_room_or_sees_everything() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    assert folders <= {*ROOMS, "config", "models", "engines", "running", "report", "cli"}
+    assert folders <= {*ROOMS, "config", "models", "engines", "runs", "execution", "stages", "report", "cli"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -66,6 +66,16 @@ def test_the_shared_modules_import_no_room() -> None:
         for path in (PACKAGE / f"{name}.py", *sources(name)):
             names = imported(path.read_text(encoding="utf-8")) if path.exists() else set()
             assert {other.split(".")[0] for other in names} <= SHARED, path
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [("runs", {"execution", "stages", "cli"}), ("execution", {"stages", "cli", *ROOMS}), ("stages", {"cli"})],
+)
+def test_what_carries_the_loop_is_built_in_layers(folder: str, others: set[str]) -> None:
+    """`runs` knows no executor, an executor no room: only `stages` joins them."""
+    seen = {name.split(".")[0] for path in sources(folder) for name in imported(path.read_text(encoding="utf-8"))}
+    assert not seen & others
 
 
 def test_nothing_but_the_command_line_imports_the_report() -> None:

@@ -22,8 +22,8 @@ from inward.cli.main import main
 from inward.config import parse_recipe
 from inward.engines.engine import Decoding
 from inward.records import Evaluation, Output, Pair, Prompt, Score
-from inward.runs.ledger import Cost, append_cost
 from inward.runs.directory import RunDir
+from inward.runs.ledger import Cost, append_cost
 from inward.runs.opening import prepare
 from inward.runs.shards import write_shard
 from inward.storage import write_json
@@ -268,18 +268,18 @@ def run(tmp_path: Path) -> RunDir:
         write_json(folder / "validation" / "seed" / "evaluation.json", stored)
         write_json(folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": stored}})
     folder = made.iteration("thinking", 1)
-    write_shard(folder / "prompts" / "part-00000-0.parquet", Prompt, PROMPTS)
+    write_shard(folder / "prompts" / "part-00000-of-00001-0.parquet", Prompt, PROMPTS)
     for n, prompt in enumerate(PROMPTS):
         mine = [item for item in OUTPUTS if item.prompt_id == prompt.id]
-        write_shard(folder / "outputs" / f"part-0000{n}-0.parquet", Output, mine)
+        write_shard(folder / "outputs" / f"part-0000{n}-of-00002-0.parquet", Output, mine)
     scores = [
         Score(
             output_id=o.id, prompt_id=o.prompt_id, value=VALUES[o.id], unscored=None if VALUES[o.id] is not None else "format"
         )
         for o in OUTPUTS
     ]
-    write_shard(folder / "scores" / "part-00000-0.parquet", Score, scores)
-    write_shard(folder / "pairs" / "part-00000-0.parquet", Pair, [PAIR])
+    write_shard(folder / "scores" / "part-00000-of-00001-0.parquet", Score, scores)
+    write_shard(folder / "pairs" / "part-00000-of-00001-0.parquet", Pair, [PAIR])
     write_json(folder / "pairing.json", {"pairs": 1, "skipped": {}})
     stored = evaluation("epoch_02", "thinking", 0.75)
     write_json(folder / "validation" / "epoch_02" / "evaluation.json", stored)
@@ -308,8 +308,8 @@ def test_status_counts_what_is_done(run: RunDir, monkeypatch: pytest.MonkeyPatch
     assert not found["finished"]
     assert done["thinking", 0, "validation"] == (1, 1)
     assert done["thinking", 1, "outputs"] == (2, 2)
-    assert done["thinking", 1, "verdicts"] == (0, 2)
-    assert done["thinking", 1, "reference"] == (0, 1)
+    assert done["thinking", 1, "verdicts"] == (0, None)
+    assert done["thinking", 1, "reference"] == (0, None)
     assert done["thinking", 1, "training"] == (2, 2)
     assert ("direct", 1, "outputs") not in done
     assert found["arms"]["thinking"][1]["score"] == 0.75
@@ -319,7 +319,7 @@ def test_status_counts_what_is_done(run: RunDir, monkeypatch: pytest.MonkeyPatch
     text = capsys.readouterr().out
     assert "not finished" in text
     assert "0.750  [0.650, 0.850]  50.0%" in text
-    assert "1:01 in all, 1,234 tokens" in text
+    assert "1:01 of work in all, 1,234 tokens" in text
     assert "\x1b" not in text
 
 

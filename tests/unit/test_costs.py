@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 from inward.errors import JudgeError
+from inward.execution.complete import complete
+from inward.execution.here import Here
+from inward.execution.processes import Processes
+from inward.execution.task import Executor, Resource, Shard, Task
 from inward.judging.spending import Spending, total
 from inward.records import Score
 from inward.runs.ledger import SPENT, Cost, append_cost, compact, read_costs, spent_on_judging
-from inward.running.execute import Place, Silent, run_shards
+from inward.runs.place import Place
+from inward.runs.progress import Silent
 
 OLD = {
     "arm": "direct",
@@ -70,38 +75,35 @@ def spent(judge: Paying) -> dict[str, Any]:
     return {"judge_answers": judge.answers}
 
 
-def judge_shards(folder: Path, breaks_at: str | None, *, isolate: bool) -> None:
-    run_shards(
-        folder / "scores",
-        Score,
-        [["a", "b", "c"], ["d", "e", "f"]],
-        identify=str,
+def judge_shards(folder: Path, breaks_at: str | None, executor: Executor) -> None:
+    task: Task[Paying, str, Score] = Task(
         place=Place(arm="direct", iteration=1, stage="verdicts"),
-        start=partial(Paying, breaks_at),
+        shards=(Shard(name="part-0", items=("a", "b", "c")), Shard(name="part-1", items=("d", "e", "f"))),
+        resource=Resource(kind="judge", key=(str(breaks_at),), make=partial(Paying, breaks_at)),
         work=_work,
-        costs=folder / "costs.jsonl",
-        reporter=Silent(),
-        unit="items",
-        isolate=isolate,
         spent=spent,
     )
+    ledger = folder / "costs.jsonl"
+    complete(task, folder / "scores", Score, executor=executor, ledger=ledger, reporter=Silent(), unit="items")
 
 
 def _work(judge: Paying, items: Sequence[str], _: Any) -> list[Score]:
     return judge.work(items)
 
 
-@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_what_a_failed_shard_spent_is_booked(tmp_path: Path, isolate: bool) -> None:
+@pytest.mark.parametrize("make", [Here, pytest.param(partial(Processes, 1), marks=pytest.mark.slow)])
+def test_what_a_failed_shard_spent_is_booked(tmp_path: Path, make: Callable[[], Executor]) -> None:
     tmp_path.joinpath("scores").mkdir()
+    executor = make()
     with pytest.raises(JudgeError, match="gone"):
-        judge_shards(tmp_path, "d", isolate=isolate)
+        judge_shards(tmp_path, "d", executor)
     first, second = read_costs(tmp_path / "costs.jsonl")
     assert (first.items, first.judge_answers, second.judge_answers) == (3, 3, 1)
-    judge_shards(tmp_path, None, isolate=isolate)
+    judge_shards(tmp_path, None, executor)
     _, again = read_costs(tmp_path / "costs.jsonl")
     assert (again.part, again.judge_answers) == (second.part, 1 + 3)
     assert spent_on_judging(read_costs(tmp_path / "costs.jsonl"))["answers"] == 7
+    executor.close()
 
 
 def test_spendings_add_up_and_tell_stretches_apart() -> None:

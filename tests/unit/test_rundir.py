@@ -14,13 +14,14 @@ from inward.config import Recipe, parse_recipe
 from inward.engines.transformers.engine import load_engine
 from inward.errors import JudgeError, RunChangedError, UsageError
 from inward.models.tokenizer import encode_chat, load_context
-from inward.stages import inputs
-from inward.runs.ledger import read_costs
-from inward.running.execute import Silent
-from inward.runs.run import ArmIteration, Run
+from inward.records import Output
 from inward.runs.directory import RunDir
+from inward.runs.ledger import read_costs
 from inward.runs.opening import open_existing, prepare, stored_recipe
-from inward.storage import write_json
+from inward.runs.progress import Silent
+from inward.runs.shards import shard_name, shard_path, write_shard
+from inward.stages import inputs, validation
+from inward.stages.run import ArmIteration, Run
 from inward.training.weights import load_model
 from tests.build import output
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -106,16 +107,17 @@ def test_a_folder_whose_config_is_a_models_is_left_alone(run: RunDir) -> None:
     assert run.config.read_text() == '{"model_type": "llama"}'
 
 
-def test_status_counts_the_parts_of_the_reference_by_its_pairs(run: RunDir) -> None:
+def test_status_knows_how_many_parts_there_are_once_a_stage_is_begun(run: RunDir) -> None:
     begin(run, 1)
-    wanted = recipe(execution={"shard_prompts": 1})
 
-    def total(stage: str) -> int:
-        return next(int(row["total"]) for row in status_rows(run, wanted) if row["stage"] == stage)
+    def row(stage: str) -> tuple[int, int | None]:
+        return next((row["done"], row["total"]) for row in status_rows(run, recipe()) if row["stage"] == stage)
 
-    assert (total("outputs"), total("pairs"), total("reference")) == (2, 1, 2)
-    write_json(run.iteration("thinking", 1) / "pairing.json", {"pairs": 1})
-    assert total("reference") == 1
+    assert row("outputs") == (0, None)
+    write_shard(shard_path(run.iteration("thinking", 1) / "outputs", shard_name(1, 3, ["p"])), Output, [])
+    assert row("outputs") == (1, 3)
+    assert row("reference") == (0, None)
+    assert row("training") == (0, recipe().training.epochs)
 
 
 @pytest.mark.parametrize("t", [0, 1])
@@ -123,14 +125,14 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
     run: RunDir, monkeypatch: pytest.MonkeyPatch, t: int
 ) -> None:
     broken = [output("p.0", response=None), output("p.1", response=None)]
-    monkeypatch.setattr(stages, "sample_shards", lambda *_, **__: broken)
-    monkeypatch.setattr(stages, "judge_shards", lambda *_, **__: [])
+    monkeypatch.setattr(validation, "draw_outputs", lambda *_, **__: broken)
+    monkeypatch.setattr(validation, "judge_outputs", lambda *_, **__: [])
     here = ArmIteration(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):
-            stages.validate(here, run.root / "seed", [])
+            validation.validate(here, run.root / "seed", [])
         return
-    evaluation = stages.validate(here, run.root / "epoch_01", [])
+    evaluation = validation.validate(here, run.root / "epoch_01", [])
     assert evaluation.score == 0.0
     assert evaluation.unresolved == 1.0
     assert read_costs(run.costs) == []

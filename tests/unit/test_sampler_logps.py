@@ -18,9 +18,9 @@ from inward.engines.transformers.engine import load_engine
 from inward.engines.transformers.logps import logsumexp, token_logps
 from inward.errors import TrainingError, UsageError
 from inward.records import Output, Pair
-from inward.running import work
 from inward.runs.shards import read_shard, schema_of, write_shard
 from inward.sampling.sample import sample
+from inward.stages.engine import start_engine
 from inward.thought import BUILT_IN
 from inward.training.examples import ReferenceLogps, build_examples
 from inward.training.reference import load_reference, reference_logps
@@ -176,8 +176,8 @@ def test_an_engine_without_log_probabilities_is_refused_before_it_draws(monkeypa
 
     monkeypatch.setattr("inward.engines.transformers.engine.load_engine", lambda *_, **__: ScriptedEngine())
     with pytest.raises(UsageError, match=r"training\.reference = 'sampler' needs an engine .* leave training\.reference out"):
-        work.start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None)
-    assert isinstance(work.start_engine(parse_recipe(TREE), Path("model"), None), ScriptedEngine)
+        start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None)
+    assert isinstance(start_engine(parse_recipe(TREE), Path("model"), None), ScriptedEngine)
 
 
 COLUMNS = [

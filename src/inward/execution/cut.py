@@ -31,8 +31,10 @@ def cut(
     for item in items:
         by_key.setdefault(key(item), []).append(item)
     groups = list(by_key.values())
+    if not groups:
+        return ()
     count = stored_parts(folder)[1] or count_shards(len(groups), largest, workers)
-    bounds = [round(number * len(groups) / count) for number in range(count + 1)]
+    bounds = [number * len(groups) // count for number in range(count + 1)]
     parts = [[item for group in groups[low:high] for item in group] for low, high in pairwise(bounds)]
     return tuple(make_shard(number, count, part, identify) for number, part in enumerate(parts))
 

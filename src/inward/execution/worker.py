@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,10 +116,15 @@ def _cost(
         stage=task.place.stage,
         part=part,
         seconds=seconds,
-        device_seconds=seconds * min(1, accelerators()) if task.needs.model else 0.0,
+        device_seconds=seconds * _devices() if task.needs.model else 0.0,
         items=len(items),
         tokens=sum(map(task.tokens, records)),
         judge_calls=sum(map(task.calls, records)),
         peak_memory=peak_memory(),
         **spent,
     )
+
+
+def _devices() -> int:
+    """Return how many accelerators this worker uses, without loading torch to find out: without it there can be none."""
+    return min(1, accelerators()) if "torch" in sys.modules else 0

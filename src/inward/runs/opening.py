@@ -1,0 +1,130 @@
+"""Opening a run directory: who may write to it, and whether a recipe may continue what it holds."""
+
+from __future__ import annotations
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from pydantic import ValidationError
+from inward.config import Recipe, recipe_json
+from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.runs.directory import RunDir
+from inward.runs.provenance import provenance
+from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
+
+
+
+HARMLESS = re.compile(
+    r"execution\.(isolate|processes|shard|workers|shard_prompts|threads)|judge_limits\..*|training\.(trackers|tracker_project|tracker_run)|"
+    r"(validation\.)?judge\.(\w+\.)*(cache|endpoint\.(concurrency|key_env|timeout_s|retries|price_in|price_out))"
+)
+"""Settings that cannot alter what is stored: how a stage is run, whether a verdict is looked up or asked, and how an endpoint
+is asked and paid (what it answers is not in our hands). Another number of processes rounds otherwise, as do weights cut
+over them, and that is all.
+`iterations` may change as well, but not to fewer than have begun: prompts are drawn the same way."""
+
+START_UP = (".lock", "config.json", "costs.jsonl", "progress.json", "provenance.json", "recipe.toml")
+"""What a run directory holds before any stage has stored a record."""
+
+def open_existing(path: Path) -> tuple[RunDir, Recipe]:
+    """Open a run to read it. Raises UsageError where there is none."""
+    run = RunDir(path)
+    if not run.config.exists():
+        raise UsageError(f"{path} is not a run directory (it has no config.json); `inward run RECIPE --out {path}` makes one")
+    return run, stored_recipe(run)
+
+
+def stored_recipe(run: RunDir) -> Recipe:
+    """Return the recipe a run was made with. Raises UsageError where `config.json` is something else: a model's, say."""
+    try:
+        return Recipe.model_validate_json(run.config.read_bytes())
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UsageError(
+            f"{run.config} is not a recipe that this version of inward can read ({where or 'the file'}: "
+            f"{error.errors()[0]['msg']}): choose another folder, or use the version named in provenance.json"
+        ) from None
+
+
+def prepare(run: RunDir, recipe: Recipe, recipe_text: str) -> bool:
+    """Make the run directory, or check that `recipe` may continue it. Call while holding the lock. True if it is new.
+
+    A run that stopped before its first record (a mistake in the recipe, most often) is new again: any recipe may have it.
+    Raises UsageError where the folder holds something else, RunChangedError where the recipe differs.
+    """
+    stored = stored_recipe(run) if run.config.exists() else None
+    fresh = not _begun(run)
+    if stored is None and not fresh:
+        raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
+    if stored is not None and not fresh:
+        _refuse_changes(run, stored, recipe)
+    remove_leftovers(run.root)
+    write_bytes(run.recipe, recipe_text.encode())
+    if fresh:
+        write_json(run.provenance, provenance(recipe))
+    write_bytes(run.config, recipe_json(recipe).encode())
+    return fresh
+
+
+@contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Hold the run's only writer's lock. The system frees it when the process dies, however it dies."""
+    from filelock import FileLock, Timeout
+
+    with storage_errors(run.root):
+        run.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunLockedError(
+                f"another process is working on {run.root}: wait for it, or stop it, then run the same command again"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begun(run: RunDir) -> bool:
+    """True if the folder holds more than the files of a start-up, whole or left half-written by a kill."""
+    others = (path for path in run.root.iterdir() if path.name.removeprefix(TEMPORARY) not in START_UP)
+    return any(others) or (run.costs.exists() and run.costs.stat().st_size > 0)
+
+
+def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
+    before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and not HARMLESS.fullmatch(key)]
+    begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
+    if "iterations" in changed and wanted.iterations >= begun:
+        changed.remove("iterations")
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)
+        raise RunChangedError(
+            f"{run.root} was made with another recipe:\n{lines}\n"
+            "Continue it with its own settings, or start a new run with another --out."
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+    if isinstance(tree, list) and tree and all(isinstance(item, dict) for item in tree):
+        return _flat({str(n): item for n, item in enumerate(tree)}, prefix)
+    return {prefix: json.dumps(tree) if isinstance(tree, list) else tree}
+
+
+def command_to_go_on(argv: list[str] | None = None) -> str:
+    import shlex
+
+    words = sys.argv if argv is None else argv
+    return shlex.join(["inward", *words[1:]])
+
+

@@ -1,0 +1,63 @@
+"""What a run was made with: versions, hardware, seed, and the commit of a source checkout."""
+
+from __future__ import annotations
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from pydantic import ValidationError
+from inward.config import Recipe, recipe_json
+from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
+
+
+
+PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """Return what the run was made with: versions, seed, hardware, and the commit of a source checkout."""
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "seed": recipe.seed,
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": _cores(), **_devices()},
+        "git": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    return {"devices": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]}
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() or None
+
+

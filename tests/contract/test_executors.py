@@ -1,0 +1,222 @@
+"""Whatever does shards, every shard comes back once, resources are kept, and the death of a worker costs nothing but time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inward.errors import InwardError, JudgeError, UsageError
+from inward.execution.complete import complete
+from inward.execution.here import Here
+from inward.execution.processes import MOST_DEATHS, Processes
+from inward.execution.task import Executor, Listener, Resource, Result, Task
+from inward.execution.worker import Holder, Meter, do_shard
+from inward.records import Score
+from inward.runs.ledger import Cost, read_costs, spent_on_judging
+from inward.runs.progress import Silent
+from tests.contract import executor_work as work
+
+ITEMS = ("a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg")
+
+
+class Backwards:
+    """A third executor, which knows nothing of the other two: the last shard first, and each with a resource of its own."""
+
+    def __init__(self) -> None:
+        self.prepared: list[str] = []
+
+    def run(self, task: Task[Any, Any, Any], listener: Listener) -> Iterator[Result[Any]]:
+        for shard in reversed(task.shards):
+            holder = Holder()
+            value = holder.get(task.resource)
+            yield do_shard(task, value, Meter(task.spent, value), shard, listener)
+            holder.release()
+
+    def prepare(self, resource: Resource[Any]) -> None:
+        self.prepared.append(resource.kind)
+
+    def release(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Heard:
+    """A listener that keeps what it hears."""
+
+    items: int = 0
+    tokens: int = 0
+    costs: list[Cost] = field(default_factory=list)
+
+    def advance(self, items: int, tokens: int) -> None:
+        self.items += items
+        self.tokens += tokens
+
+    def book(self, cost: Cost) -> None:
+        self.costs.append(cost)
+
+
+MAKERS: dict[str, Callable[[], Executor]] = {
+    "here": Here,
+    "one process": partial(Processes, 1),
+    "two processes": partial(Processes, 2),
+    "a third kind": Backwards,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    made = MAKERS[request.param]()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[Processes]:
+    made = Processes(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    return tmp_path / "diary"
+
+
+def events(diary: Path) -> list[str]:
+    return [line.split(" ", 1)[1] for line in diary.read_text().splitlines()]
+
+
+def test_every_shard_comes_back_once_with_its_cost(executor: Executor, diary: Path) -> None:
+    heard = Heard()
+    task = work.task(work.tool(diary, "hammer"), work.score, ITEMS)
+    results = {result.shard: result for result in executor.run(task, heard)}
+    assert results.keys() == {shard.name for shard in task.shards}
+    for shard in task.shards:
+        result = results[shard.name]
+        assert [score.output_id for score in result.records] == list(shard.items)
+        assert (result.cost.part, result.cost.items, result.cost.tokens) == (shard.name, len(shard.items), 3 * len(shard.items))
+        assert result.cost.judge_calls == 3 * len(shard.items)
+    assert (heard.items, heard.tokens) == (len(ITEMS), 3 * len(ITEMS))
+    answers = sum(cost.judge_answers for cost in [*heard.costs, *(result.cost for result in results.values())])
+    assert answers == len(ITEMS), "all that was spent is booked, once"
+    assert list(executor.run(replace(task, shards=()), heard)) == []
+
+
+def test_an_error_of_the_work_reaches_whoever_asked(executor: Executor, diary: Path) -> None:
+    heard = Heard()
+    task = work.task(work.tool(diary, "hammer"), work.refuse, ("a", "b", "c", "d"))
+    with pytest.raises(JudgeError, match="item c cannot be judged"):
+        list(executor.run(task, heard))
+    assert sum(cost.judge_answers for cost in heard.costs) == 1, "what the failed shard spent is booked"
+    again = work.task(work.tool(diary, "hammer"), work.score, ITEMS)
+    assert len(list(executor.run(again, heard))) == len(again.shards), "the executor can be used after an error"
+
+
+def test_a_resource_that_cannot_be_made_is_one_error(executor: Executor, diary: Path) -> None:
+    executor.prepare(work.tool(diary, "broken"))
+    with pytest.raises(UsageError, match="this tool cannot be made"):
+        list(executor.run(work.task(work.tool(diary, "broken"), work.score, ITEMS), Heard()))
+
+
+@pytest.mark.parametrize("kind", ["here", "one process"])
+def test_a_resource_is_kept_renewed_or_closed(kind: str, diary: Path) -> None:
+    executor = MAKERS[kind]()
+
+    def use(resource: Resource[Any]) -> list[str]:
+        before = len(events(diary)) if diary.exists() else 0
+        list(executor.run(work.task(resource, work.score, ITEMS), Heard()))
+        return events(diary)[before:]
+
+    assert use(work.tool(diary, "hammer")) == ["made hammer"]
+    assert use(work.tool(diary, "hammer")) == [], "the next task finds it warm"
+    assert use(work.tool(diary, "saw")) == ["renewed saw"]
+    assert use(work.tool(diary, "plane", renewable=False)) == ["closed saw", "made plane"]
+    assert use(work.tool(diary, "file", kind="other")) == ["closed plane", "made file"]
+    before = len(events(diary))
+    executor.release()
+    use(work.tool(diary, "file", kind="other"))
+    assert events(diary)[before:] == ["closed file", "made file"]
+    executor.close()
+
+
+def test_what_is_prepared_is_made_before_its_task_comes(pool: Processes, diary: Path) -> None:
+    pool.prepare(work.tool(diary, "hammer"))
+    list(pool.run(work.task(work.tool(diary, "hammer"), work.score_slowly, ITEMS), Heard()))
+    assert events(diary) == ["made hammer"] * 2, "once in each worker"
+
+
+def test_shards_run_at_the_same_time(pool: Processes, tmp_path: Path, diary: Path) -> None:
+    """Both shards wait until the other one has begun."""
+    (tmp_path / "met").mkdir()
+    pool.prepare(work.tool(diary, "hammer"))
+    task = work.task(work.tool(diary, "hammer"), partial(work.meet, tmp_path / "met", 2), ("a", "b"), size=1)
+    assert len(list(pool.run(task, Heard()))) == 2
+    other = tmp_path / "threads"
+    other.mkdir()
+    task = work.task(work.tool(diary, "hammer"), partial(work.meet, other, 3), ("a", "b", "c"), size=1, at_once=3)
+    heard = Heard()
+    results = list(Here().run(task, heard))
+    assert sum(cost.judge_answers for cost in [*heard.costs, *(result.cost for result in results)]) == 3
+
+
+def test_of_shards_at_the_same_time_those_that_succeed_are_kept_beside_an_error(tmp_path: Path, diary: Path) -> None:
+    task = work.task(work.tool(diary, "hammer"), work.refuse, ("a", "b", "c", "d"), size=1, at_once=2)
+    finished: list[str] = []
+
+    def run() -> None:
+        finished.extend(result.shard for result in Here().run(task, Heard()))
+
+    with pytest.raises(JudgeError):
+        run()
+    assert {"part-0", "part-1"} <= set(finished)
+    assert "part-2" not in finished
+
+
+@pytest.mark.parametrize("deaths", [1, MOST_DEATHS - 1])
+def test_a_shard_whose_worker_died_is_given_to_another(pool: Processes, tmp_path: Path, diary: Path, deaths: int) -> None:
+    task = work.task(work.tool(diary, "hammer"), partial(work.die, tmp_path, deaths), ("a", "b", "c", "d", "e"), size=1)
+    results = list(pool.run(task, Heard()))
+    assert sorted(result.shard for result in results) == [shard.name for shard in task.shards], "nothing is lost or doubled"
+    assert len(list(tmp_path.glob("death-*"))) == deaths
+
+
+def test_a_shard_that_kills_every_worker_is_named(pool: Processes, tmp_path: Path, diary: Path) -> None:
+    task = work.task(work.tool(diary, "hammer"), partial(work.die, tmp_path, 99), ("a", "b", "c", "d"), size=1)
+    with pytest.raises(InwardError, match=rf"thinking iteration 1: scores: shard part-2 .* {MOST_DEATHS} processes died of it"):
+        list(pool.run(task, Heard()))
+    assert len(list(tmp_path.glob("death-*"))) == MOST_DEATHS
+
+
+def test_a_mistake_in_the_code_is_not_tried_again(pool: Processes, diary: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    task = work.task(work.tool(diary, "hammer"), work.crash, ("a", "b", "c", "d"), size=1)
+    with pytest.raises(InwardError, match=r"shard part-2 could not be done: its process died \(exit code 1\)"):
+        list(pool.run(task, Heard()))
+    assert capfd.readouterr().err.count("ValueError: a mistake of ours") == 1
+
+
+@pytest.mark.parametrize("kind", ["here", "one process"])
+def test_what_is_spent_is_booked_while_the_shard_is_in_work(kind: str, tmp_path: Path, diary: Path) -> None:
+    """A kill of all processes can hide a second's spending, not a shard's."""
+    executor, ledger = MAKERS[kind](), tmp_path / "costs.jsonl"
+
+    task = work.task(work.tool(diary, "hammer"), partial(work.spend_and_wait, tmp_path), ("a",))
+
+    def watch() -> None:
+        while sum(cost.judge_answers for cost in read_costs(ledger)) < 5:
+            assert not (tmp_path / "go on").exists()
+        (tmp_path / "go on").touch()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    complete(task, tmp_path / "scores", Score, executor=executor, ledger=ledger, reporter=Silent(), unit="items")
+    watcher.join()
+    executor.close()
+    assert spent_on_judging(read_costs(ledger))["answers"] == 6
+    assert sum(cost.items for cost in read_costs(ledger)) == 1
