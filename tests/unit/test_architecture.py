@@ -24,6 +24,7 @@ SHARED = {
     "hardware",
     "statistics",
     "engines",
+    "functions",
 }  # what any room may import
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
 

@@ -4,7 +4,7 @@ Unknown keys are refused with the nearest known one. Contradictions name both ke
 """
 
 from inward.config.audit import JudgeLimits
-from inward.config.base import Arm, Batching, Dtype, Quantisation, Settings, VerdictForm
+from inward.config.base import Arm, Batching, Dtype, EngineKind, Quantisation, Settings, VerdictForm
 from inward.config.judging import (
     CascadeJudge,
     CombinedJudge,
@@ -49,6 +49,7 @@ __all__ = [
     "Dtype",
     "EarlyStopSettings",
     "EndpointSettings",
+    "EngineKind",
     "ExecutionSettings",
     "FileSource",
     "JudgeLimits",

@@ -10,6 +10,7 @@ Arm = Literal["thinking", "direct"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Batching = Literal["shared", "packed", "padded"]
 Quantisation = Literal["nf4"]
+EngineKind = Literal["transformers"]
 VerdictForm = Literal["ab", "abc", "arena"]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from inward.config.audit import JudgeLimits
-from inward.config.base import Arm, Dtype, Settings
+from inward.config.base import Arm, Dtype, EngineKind, Settings
 from inward.config.judging import (
     COMBINED,
     CascadeJudge,
@@ -42,8 +42,12 @@ class ModelSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole."""
+    """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole.
 
+    `engine` is what runs the model, and `rows` how many outputs it draws side by side.
+    """
+
+    engine: EngineKind = "transformers"
     k: int = Field(default=8, ge=2)
     temperature: float = Field(default=0.8, gt=0.0)
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)

@@ -188,7 +188,8 @@ def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
             return LLMComparer(chat=chat, form=form, max_tokens=settings.max_tokens, turn=turn)
         there = EndpointLabelScorer(chat=chat)
         return ProbabilityComparer(label_scorer=there, form=form, turn=turn, both_orders=settings.both_orders)
-    from inward.engines.transformers.engine import load_engine
+    from inward.engines.engine import Likelihood
+    from inward.engines.load import load_engine
     from inward.judging.pairwise.engine_chat import EngineChat, EngineLabelScorer
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
@@ -197,5 +198,7 @@ def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
     if by_text:
         local = EngineChat(engine=engine, name=settings.path)
         return LLMComparer(chat=local, form=form, max_tokens=settings.max_tokens, turn=turn)
+    if not isinstance(engine, Likelihood):
+        raise UsageError("judge.verdict = 'probability' needs an engine that says how likely a text is: use 'text'")
     here = EngineLabelScorer(engine=engine, name=settings.path)
     return ProbabilityComparer(label_scorer=here, form=form, turn=turn, both_orders=settings.both_orders)
