@@ -42,12 +42,11 @@ def judge(now: ArmIteration, prompts: Sequence[Prompt], outputs: Sequence[Output
 
 def score(now: ArmIteration, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
     """Turn verdicts into one score an output. Stops the run where nothing was scored, or where the judge is broken."""
-    from inward.judging.make import battle_prior
     from inward.judging.stage import require_some_scores, score_outputs
     from inward.trust.limits import check_limits
 
     recipe = now.run.recipe
-    work = partial(score_outputs, outputs, prior=battle_prior(recipe.judge))
+    work = partial(score_outputs, outputs, prior=recipe.judge.battle_prior)
     scores = now.complete_at_once("scores", Score, verdicts, work, identify=lambda verdict: verdict.id)
     require_some_scores(scores)
     check_limits(outputs, verdicts, scores, recipe.judge_limits, where=now.name)
@@ -95,9 +94,7 @@ def judge_of(recipe: Recipe, settings: JudgeSettings) -> Resource[Judge]:
 
 def needs_of(settings: JudgeSettings) -> Needs:
     """Return what judging takes: workers for a judge that is a model here, several shards at once for one at an endpoint."""
-    from inward.judging.make import loads_model
-
-    model = loads_model(settings)
+    model = settings.holds_model
     return Needs(model=model, at_once=1 if model or not _asks_endpoint(settings) else SHARDS_AT_ONCE)
 
 
@@ -107,9 +104,9 @@ def spent_by(judge: Judge) -> dict[str, Any]:
 
 
 def _start_judge(recipe: Recipe, settings: JudgeSettings) -> Judge:
-    from inward.judging.make import loads_model, make_judge
+    from inward.judging.make import make_judge
 
-    if loads_model(settings):
+    if settings.holds_model:
         set_up(recipe, count_workers(recipe.execution))
     pairing = recipe.pairing  # "auto" is known only once all is judged: until then the middle of what it may come to
     return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho)
