@@ -77,9 +77,9 @@ class ExecutionSettings(Settings):
 
     shard_prompts: int = Field(default=64, gt=0)
     workers: int | None = Field(default=None, gt=0)
-    processes: Annotated[int | None, Harmless()] = Field(default=None, gt=0)
-    shard: Annotated[bool, Harmless()] = False
-    isolate: Annotated[bool | None, Harmless()] = None
+    processes: int | None = Field(default=None, gt=0)
+    shard: bool = False
+    isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
 
 
@@ -98,7 +98,7 @@ class Recipe(Settings):
     pairing: PairingSettings = PairingSettings()
     training: TrainingSettings = TrainingSettings()
     validation: ValidationSettings = ValidationSettings()
-    execution: ExecutionSettings = ExecutionSettings()
+    execution: Annotated[ExecutionSettings, Harmless()] = ExecutionSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

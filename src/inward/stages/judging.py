@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from inward.stages.set_up import set_up
 from inward.storage import write_json
 
 if TYPE_CHECKING:
+    from inward.evaluation.measurement import Measurement
     from inward.judging.judge import Judge
     from inward.sampling.lengths import Measure
 
@@ -64,6 +65,26 @@ def judge_outputs(
     measure: Measure | None = None,
 ) -> list[Verdict]:
     """Have outputs judged, whole groups together. `measure` gives the lengths that length control goes by, else characters."""
+    work = partial(_judge_shard, tuple(prompts), measure)
+    return _complete(now, folder, outputs, settings, work, stage=stage)
+
+
+def judge_measured(
+    now: ArmIteration, folder: Path, measurement: Measurement, outputs: Sequence[Output], *, stage: str
+) -> list[Verdict]:
+    """Have a model's outputs judged as a measurement asks: each by itself, or against the baseline's answers."""
+    return _complete(now, folder, outputs, measurement.asked_judge, partial(_measure_shard, measurement), stage=stage)
+
+
+def _complete(
+    now: ArmIteration,
+    folder: Path,
+    outputs: Sequence[Output],
+    settings: JudgeSettings,
+    work: Callable[[Judge, Sequence[Output], Advance], list[Verdict]],
+    *,
+    stage: str,
+) -> list[Verdict]:
     run = now.run
     needs = needs_of(settings)
     shards = cut(
@@ -78,7 +99,7 @@ def judge_outputs(
         place=now.place(stage),
         shards=shards,
         resource=judge_of(run.recipe, settings),
-        work=partial(_judge_shard, tuple(prompts), measure),
+        work=work,
         needs=needs,
         calls=count_one,
         spent=spent_by,
@@ -120,6 +141,14 @@ def _judge_shard(
     ids = {output.prompt_id for output in outputs}
     lengths = None if measure is None else {id_: length.response for id_, length in measure(outputs).items()}
     verdicts = judge_groups([prompt for prompt in prompts if prompt.id in ids], outputs, judge, lengths=lengths)
+    advance(len(outputs), 0)
+    return verdicts
+
+
+def _measure_shard(measurement: Measurement, judge: Judge, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
+    from inward.evaluation.measurement import judge_measured
+
+    verdicts = judge_measured(measurement, outputs, judge)
     advance(len(outputs), 0)
     return verdicts
 
