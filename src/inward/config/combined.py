@@ -150,9 +150,9 @@ class RoutedJudge(JudgeFacts):
     def _consistent(self) -> Self:
         rules: dict[tuple[str | None, bool], int] = {}
         for n, route in enumerate(self.routes):
-            known = rules.setdefault((route.source, route.verifiable), n)
-            if known != n:
-                raise ValueError(f"judge.routes.{known} and judge.routes.{n} take the same prompts: drop one")
+            earlier = rules.setdefault((route.source, route.verifiable), n)
+            if earlier != n:
+                raise ValueError(f"judge.routes.{earlier} and judge.routes.{n} take the same prompts: drop one")
         _one_prior(self.parts)
         return self
 

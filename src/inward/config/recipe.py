@@ -219,10 +219,10 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(f"{where} is required")
         elif item["type"] == "union_tag_invalid" and item["ctx"]["tag"] in COMBINED:
             outer = next(n for n, part in enumerate(parts) if part in COMBINED)
-            here = ".".join(parts[:outer] + parts[outer + 1 :])
+            key = ".".join(parts[:outer] + parts[outer + 1 :])
             lines.append(
-                f"{here}.kind = {item['ctx']['tag']!r} stands inside {'.'.join(parts[:outer])}.kind = {parts[outer]!r}: judges "
-                f"are combined one level deep; make {here} a judge of kind {item['ctx']['expected_tags']}"
+                f"{key}.kind = {item['ctx']['tag']!r} stands inside {'.'.join(parts[:outer])}.kind = {parts[outer]!r}: judges "
+                f"are combined one level deep; make {key} a judge of kind {item['ctx']['expected_tags']}"
             )
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
@@ -236,10 +236,10 @@ def _known_keys(path: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in path:
         field = model.model_fields.get(part)
-        found = _settings_in(field.annotation) if field else []
-        if len(found) != 1:
+        classes = _settings_in(field.annotation) if field else []
+        if len(classes) != 1:
             return sorted({name for cls in _all_settings(Settings) for name in cls.model_fields})
-        model = found[0]
+        model = classes[0]
     return list(model.model_fields)
 
 

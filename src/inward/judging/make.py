@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from inward.config import CombinedJudge, JudgeSettings, PairwiseJudge, SingleJudge
+from inward.config import CombinedJudge, JudgeSettings, PairwiseJudge
 from inward.functions import named, user_function
 from inward.judging.judge import Judge
 from inward.models.identity import content_digest
@@ -69,8 +69,10 @@ def judge_contents(settings: JudgeSettings, key: str = "judge") -> dict[str, str
     once each. What a server has behind a model's name only the server knows.
     """
     if isinstance(settings, CombinedJudge):
-        parts = settings.parts.items()
-        return {name: digest for part, one in parts for name, digest in judge_contents(one, f"{key}.{part}").items()}
+        contents: dict[str, str] = {}
+        for name, part in settings.parts.items():
+            contents |= judge_contents(part, f"{key}.{name}")
+        return contents
     if settings.model_path is not None:
         folder = local_folder(settings.model_path, trust_remote_code=getattr(settings, "trust_remote_code", False))
         return {f"{key}.path": content_digest(folder)}
@@ -82,6 +84,3 @@ def judge_contents(settings: JudgeSettings, key: str = "judge") -> dict[str, str
 def in_both_orders(settings: PairwiseJudge) -> PairwiseJudge:
     """Return the pairwise judge that asks every battle in both orders, whatever its tournament would leave out."""
     return settings.model_copy(update={"scheme": "full"})
-
-
-__all__ = ["JUDGES", "SingleJudge", "check_judge", "in_both_orders", "judge_contents", "make_judge"]

@@ -78,9 +78,9 @@ def _read(source: PromptSource) -> Located:
 
 def _prompts(rows: Rows, columns: Mapping[str, str], where: str, label: str) -> Located:
     """Yield the prompt of each row. `label` is the `source` of the prompts whose rows name none."""
-    known = known_columns(columns, where=where)
+    mapped = known_columns(columns, where=where)
     for row_where, row in rows:
-        yield row_where, to_prompt(row, known, where=row_where, source=label)
+        yield row_where, to_prompt(row, mapped, where=row_where, source=label)
 
 
 def _file_name(path: str) -> str:
@@ -94,10 +94,10 @@ class _Sift:
         self._unusable = unusable
         self._empty = self._duplicates = 0
 
-    def keep(self, found: Iterable[tuple[str, Prompt]]) -> Iterator[Prompt]:
+    def keep(self, located: Iterable[tuple[str, Prompt]]) -> Iterator[Prompt]:
         places: dict[str, str] = {}
         ids: dict[str, str] = {}
-        for where, prompt in found:
+        for where, prompt in located:
             text = normalised(prompt.text)
             if not text:
                 self._empty += 1
