@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from inward.engines.engine import Completion, Decoding, Engine, Request, Scaffold
+from inward.engines.load import load_engine
 from inward.engines.scripted import ScriptedEngine
 from inward.errors import UsageError
 from tests.tiny import tiny_model
@@ -26,9 +28,7 @@ def scripted(_: Path) -> Engine:
 
 
 def transformers(folder: Path) -> Engine:
-    from inward.engines.transformers.engine import load_engine
-
-    engine = load_engine(tiny_model(folder), rows=6, dtype="float32")
+    engine: Any = load_engine(tiny_model(folder), rows=6, dtype="float32")
     assert engine.shared
     return engine
 
@@ -40,7 +40,6 @@ def padded(folder: Path) -> Engine:
 
 
 def smollm2(_: Path) -> Engine:
-    from inward.engines.transformers.engine import load_engine
     from inward.models.names import local_folder
 
     return load_engine(local_folder("smollm2"), rows=16)
@@ -144,7 +143,7 @@ def test_a_completion_ends_with_its_end_token_or_at_the_limit(engine: Engine) ->
 def test_log_probabilities_come_where_they_are_asked_for_or_the_engine_says_that_it_has_none(engine: Engine) -> None:
     asked = replace(LONG, logps=True, max_new_tokens=40)
     assert all(one.logps is None for one in engine.generate(ask(engine), SHORT, seed=1))
-    if not engine.gives_logps:
+    if not engine.abilities.logps:
         with pytest.raises(UsageError, match="no probabilities"):
             engine.generate(ask(engine), asked, seed=1)
         return
@@ -229,3 +228,76 @@ def test_encode_tells_turns_and_contents_apart(engine: Engine) -> None:
     system = [{"role": "system", "content": "Hi"}]
     assert engine.encode(user) == engine.encode(user)
     assert len({engine.encode(user), engine.encode(system), engine.encode(system + user)}) == 3
+
+
+def scripted_holding(folder: Path) -> Engine:
+    engine = ScriptedEngine()
+    engine.load(folder)
+    return engine
+
+
+def transformers_holding(folder: Path) -> Engine:
+    return load_engine(folder, rows=6, dtype="float32")
+
+
+def bfloat16_holding(folder: Path) -> Engine:
+    """Its linear layers are laid out anew for the processor's matrix unit, where there is one."""
+    return load_engine(folder, rows=6, dtype="bfloat16")
+
+
+Holding = Callable[[Path], Engine]
+
+
+@pytest.fixture(params=[scripted_holding, transformers_holding, bfloat16_holding], ids=lambda make: make.__name__)
+def holding(request: pytest.FixtureRequest) -> Holding:
+    """Return a function that makes an engine holding the model of a folder."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_a_loaded_model_draws_as_a_fresh_engine_does(holding: Holding, tmp_path: Path) -> None:
+    """Weights, tokenizer, context and end tokens are the new model's, and the first model can be taken back."""
+    folders = {
+        "first": tiny_model(tmp_path / "first", seed=3),
+        "other weights": tiny_model(tmp_path / "other", seed=4),
+        "another shape": tiny_model(tmp_path / "shape", seed=5, layers=3, hidden=64, context=512),
+    }
+    held = holding(folders["first"])
+    drawn = {}
+    for name in ("other weights", "another shape", "first"):
+        held.load(folders[name])
+        fresh = holding(folders[name])
+        drawn[name] = held.generate(ask(held), LONG, seed=1)
+        assert drawn[name] == fresh.generate(ask(fresh), LONG, seed=1)
+        assert held.context == fresh.context
+    assert drawn["first"] != drawn["other weights"]
+
+
+def test_a_folder_without_a_model_leaves_the_held_one_as_it_is(holding: Holding, tmp_path: Path) -> None:
+    engine = holding(tiny_model(tmp_path / "model"))
+    before = engine.generate(ask(engine), SHORT, seed=1)
+    with pytest.raises(UsageError, match="could be loaded from"):
+        engine.load(tmp_path)
+    assert engine.generate(ask(engine), SHORT, seed=1) == before
+
+
+def test_a_closed_engine_says_so_until_it_loads_again(holding: Holding, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    engine = holding(folder)
+    requests = ask(engine)
+    before = engine.generate(requests, SHORT, seed=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(UsageError, match="the engine is closed"):
+        engine.generate(requests, SHORT, seed=1)
+    engine.load(folder)
+    assert engine.generate(requests, SHORT, seed=1) == before
+
+
+def test_a_closed_or_reloaded_engine_holds_on_to_no_earlier_model(tmp_path: Path) -> None:
+    engine: Any = transformers_holding(tiny_model(tmp_path / "first"))
+    first = [weakref.ref(parameter) for parameter in engine.model.parameters()]
+    engine.load(tiny_model(tmp_path / "second", seed=1))
+    assert not any(reference() is not None for reference in first)
+    second = [weakref.ref(parameter) for parameter in engine.model.parameters()]
+    engine.close()
+    assert not any(reference() is not None for reference in second)

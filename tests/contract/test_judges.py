@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inward.config import JudgeSettings, RewardModelJudge, VerifiableJudge
+from inward.config import JudgeSettings, PythonJudge, RewardModelJudge, VerifiableJudge
 from inward.judging.combined.group_scores import Part
 from inward.judging.combined.judges import Cascade, Panel, Routed
 from inward.judging.judge import Group, Judge, Ruling
@@ -79,7 +79,20 @@ def made(settings: Callable[[Path], JudgeSettings]) -> Callable[[Path], Judge]:
     return lambda folder: make_judge(settings(folder))
 
 
+def own_function(folder: Path) -> Judge:
+    """A user's function that leaves some responses unscored, for both of the reasons that there can be."""
+    lines = (
+        "def score(prompt, responses):",
+        "    return [rate(text) for text in responses]",
+        "def rate(text):",
+        "    return None if 'think' in text else float('nan') if text == '42' else len(text)",
+    )
+    (folder / "mine.py").write_text("\n".join(lines))
+    return make_judge(PythonJudge(kind="python", function=f"{folder}/mine.py:score"))
+
+
 JUDGES: dict[str, Callable[[Path], Judge]] = {
+    "python": own_function,
     "scripted": scripted,
     "routed": routed,
     "verifiable": made(lambda _: VerifiableJudge(kind="verifiable")),

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import inward
+from inward.config import EngineKind, JudgeSettings, PromptSource
+from inward.config.base import kinds_of
+from inward.engines.load import ENGINES
+from inward.functions import named
+from inward.judging.make import JUDGES
+from inward.prompts.load import SOURCES
 
 PACKAGE = Path(inward.__file__).parent
 ROOMS = ("prompts", "sampling", "judging", "pairing", "training", "evaluation", "trust", "serving")  # in the order of the flow
@@ -24,7 +32,9 @@ SHARED = {
     "hardware",
     "statistics",
     "engines",
+    "functions",
 }  # what any room may import
+NAMED = [*ENGINES.values(), *(f"{module}:{name}" for module in JUDGES.values() for name in ("load", "check"))]
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
 
 
@@ -106,6 +116,20 @@ def test_the_command_line_starts_without_a_heavy_package() -> None:
     code = f"import sys, inward.cli.main; print(*sorted({HEAVY!r} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == []
+
+
+def test_every_kind_that_a_recipe_can_name_is_in_its_table_and_nothing_else_is() -> None:
+    assert set(JUDGES) == set(kinds_of(JudgeSettings))
+    assert set(SOURCES) == set(kinds_of(PromptSource))
+    assert set(ENGINES) == set(get_args(EngineKind))
+
+
+@pytest.mark.parametrize("reference", NAMED)
+def test_what_a_table_names_is_there_and_takes_what_it_is_given(reference: str) -> None:
+    parameters = list(inspect.signature(named(reference)).parameters)
+    given = {"load_engine": ["model", "base", "dtype", "rows", "trust_remote_code"], "load": ["settings", "rho"]}
+    expected = given.get(reference.partition(":")[2], ["settings", "prompts"])
+    assert parameters[: len(expected)] == expected
 
 
 def fields_of(source: str) -> set[str]:

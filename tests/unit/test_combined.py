@@ -15,7 +15,7 @@ from inward.errors import UsageError
 from inward.judging.combined.group_scores import Part, scores_of
 from inward.judging.combined.judges import DISAGREES, Cascade, Panel, Routed
 from inward.judging.judge import Group, Judge, Ruling
-from inward.judging.make import battle_prior, check_judge, loads_model, lowest_score, make_judge
+from inward.judging.make import check_judge, make_judge
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.judge import Pairwise
 from inward.judging.scripted import Scripted
@@ -271,18 +271,18 @@ def test_models_are_compared_on_one_scale(judge: dict[str, Any], why: str) -> No
     both = {"kind": "routed", "routes": [{"source": "tasks", "judge": LOOSE}], "otherwise": VERIFIABLE}
     assert parse(both, None).validation_judge.kind == "routed"
     shares = ROUTED | {"otherwise": REWARD | {"output": "sigmoid"}}
-    assert lowest_score(parse(shares, None).validation_judge) == 0.0
+    assert parse(shares, None).validation_judge.lowest_score == 0.0
 
 
 def test_what_a_stage_asks_of_settings() -> None:
     cascade, panel, routed = (parse(judge).judge for judge in (CASCADE, PANEL, ROUTED))
-    assert [loads_model(judge) for judge in (cascade, panel, routed)] == [True] * 3
-    assert [lowest_score(judge) for judge in (cascade, panel, routed)] == [None] * 3
-    assert [battle_prior(judge) for judge in (cascade, panel, routed)] == [0.4, None, 0.4]
+    assert [judge.holds_model for judge in (cascade, panel, routed)] == [True] * 3
+    assert [judge.lowest_score for judge in (cascade, panel, routed)] == [None] * 3
+    assert [judge.battle_prior for judge in (cascade, panel, routed)] == [0.4, None, 0.4]
     remote = {"kind": "pairwise", "endpoint": {"base_url": "http://localhost:1/v1", "model": "m"}, "prior": 0.2}
-    assert not loads_model(parse(ROUTED | {"otherwise": remote}).judge)
+    assert not parse(ROUTED | {"otherwise": remote}).judge.holds_model
     both = {"kind": "routed", "routes": [{"source": "tasks", "judge": LOOSE}], "otherwise": VERIFIABLE}
-    assert (lowest_score(parse(both).judge), battle_prior(parse(both).judge)) == (0.0, None)
+    assert (parse(both).judge.lowest_score, parse(both).judge.battle_prior) == (0.0, None)
 
 
 def test_routes_are_checked_on_the_prompts_before_anything_runs() -> None:
@@ -325,7 +325,7 @@ def test_a_recipe_makes_real_judges_of_judges(tmp_path: Path) -> None:
         check_judge(settings, prompts)
         judge = make_judge(settings, rho=0.1)
         verdicts = judge_outputs(prompts, outputs, judge)
-        scores = score_outputs(outputs, verdicts, prior=battle_prior(settings))
+        scores = score_outputs(outputs, verdicts, prior=settings.battle_prior)
         assert all((score.value is None) == bool(score.unscored) for score in scores)
         assert {verdict.judge for verdict in verdicts} == {judge.name}
         assert judge.costs().prompt_tokens > 0

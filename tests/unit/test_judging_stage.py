@@ -12,7 +12,6 @@ import pytest
 from inward.config import RewardModelJudge, VerifiableJudge
 from inward.errors import JudgeError
 from inward.judging.judge import Group, Ruling
-from inward.judging.make import lowest_score
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, require_some_scores, score_outputs
 from inward.records import Verdict
@@ -149,5 +148,5 @@ def test_a_scripted_judge_fails_on_the_same_responses_whatever_the_order() -> No
 
 
 def test_only_a_bounded_judge_has_a_lowest_score() -> None:
-    assert lowest_score(VerifiableJudge(kind="verifiable")) == 0.0
-    assert lowest_score(RewardModelJudge(kind="reward_model", path="x")) is None
+    assert VerifiableJudge(kind="verifiable").lowest_score == 0.0
+    assert RewardModelJudge(kind="reward_model", path="x").lowest_score is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inward.cli.recipes import description, find_recipe, shipped
-from inward.config import Recipe, Settings, load_recipe, parse_recipe, recipe_json
+from inward.config import JudgeLimits, Recipe, Settings, harmless_keys, load_recipe, parse_recipe, recipe_json
 from inward.errors import UsageError
 
 TREE: dict[str, Any] = {
@@ -172,13 +172,41 @@ def test_a_recipe_is_found_by_path_then_by_name(tmp_path: Path, monkeypatch: pyt
         find_recipe("recipes/demmo.toml")
 
 
+def all_settings(parent: type[Settings] = Settings) -> list[type[Settings]]:
+    return [table for child in parent.__subclasses__() for table in (child, *all_settings(child))]
+
+
 def test_the_reference_of_settings_is_current_and_names_every_key() -> None:
     from inward.cli.settings import document
 
     text = document()
     stored = Path(__file__).parents[2] / "docs" / "settings.md"
     assert stored.read_text(encoding="utf-8") == text, "run: inward recipes settings > docs/settings.md"
-    for table in Settings.__subclasses__():
+    for table in all_settings():
         for name, field in table.model_fields.items():
             nested = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
             assert nested or f"`{name}`" in text or f".{name}]" in text or f"[{name}]" in text, f"{table.__name__}.{name}"
+
+
+def test_the_settings_that_alter_nothing_are_marked_wherever_they_stand() -> None:
+    endpoint = {"base_url": "http://localhost:1/v1", "model": "m"}
+    tree = changed(
+        judge={
+            "kind": "routed",
+            "routes": [{"source": "tasks", "judge": {"kind": "pairwise", "endpoint": endpoint}}],
+            "otherwise": {"kind": "python", "function": "mine.py:score"},
+        },
+        validation__judge={"kind": "verifiable"},
+        judge_limits__prompts=30,
+    )
+    keys = harmless_keys(parse_recipe(tree))
+    asked = "judge.routes.0.judge.endpoint."
+    assert {key for key in keys if not key.startswith("judge_limits.")} >= {
+        "execution.isolate", "execution.processes", "execution.shard", "judge_limits", "training.trackers",
+        "training.tracker_project", "training.tracker_run", "judge.routes.0.judge.cache", "judge.otherwise.parallel",
+        *(asked + name for name in ("concurrency", "key_env", "timeout_s", "retries", "price_in", "price_out")),
+    }  # fmt: skip
+    assert {f"judge_limits.{name}" for name in JudgeLimits.model_fields} <= keys
+    for stored in ("judge.routes.0.judge.endpoint", f"{asked}model", "judge.otherwise.function", "training.beta", "seed"):
+        assert stored not in keys
+    assert not any(key.startswith(("validation", "sampling", "pairing", "prompts", "model", "thought")) for key in keys)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
 from inward.judging.judge import Group, Ruling
-from inward.judging.make import check_judge, lowest_score, make_judge
+from inward.judging.make import check_judge, make_judge
 from inward.judging.reward_model.heads import Objective, numbers, readings, resolve
 from inward.judging.reward_model.judge import RewardModel
 from tests.build import prompt
@@ -116,8 +116,8 @@ def test_a_sigmoid_keeps_the_order_and_has_a_lowest_score(tmp_path: Path) -> Non
     folder = tiny_reward_model(tmp_path)
     raw, squeezed = values(folder), values(folder, output="sigmoid")
     assert squeezed == pytest.approx([1 / (1 + math.exp(-value)) for value in raw], abs=1e-6)
-    assert lowest_score(settings(folder, output="sigmoid")) == 0.0
-    assert lowest_score(settings(folder)) is None
+    assert settings(folder, output="sigmoid").lowest_score == 0.0
+    assert settings(folder).lowest_score is None
 
 
 @pytest.mark.parametrize("output", ["raw", "sigmoid"])

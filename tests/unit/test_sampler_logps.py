@@ -174,7 +174,7 @@ def test_rounding_may_be_more_a_token_in_short_outputs() -> None:
 def test_an_engine_without_log_probabilities_is_refused_before_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     from inward.config import parse_recipe
 
-    monkeypatch.setattr("inward.engines.transformers.engine.load_engine", lambda *_, **__: ScriptedEngine())
+    monkeypatch.setattr("inward.engines.load.load_engine", lambda *_, **__: ScriptedEngine())
     with pytest.raises(UsageError, match=r"training\.reference = 'sampler' needs an engine .* leave training\.reference out"):
         start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None)
     assert isinstance(start_engine(parse_recipe(TREE), Path("model"), None), ScriptedEngine)

@@ -85,7 +85,7 @@ def make_ask(
     from transformers.utils import logging
 
     from inward.engines.engine import Request
-    from inward.engines.transformers.engine import load_engine
+    from inward.engines.load import load_engine
     from inward.sampling.sample import make_scaffold, seed_for
     from inward.thought import split
 

@@ -2,55 +2,73 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from inward.config.base import is_harmless
+
+OPENING = """# Settings
+Every key that a recipe can hold, with its type and default. Made by `inward recipes settings`. A key or a table marked with
+\u2020 alters nothing that is stored: a run may go on with another value of it."""
+MARK = " \u2020"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of a recipe. `elsewhere` says where its keys stand, if they stand under another title."""
+
+    title: str
+    model: type[BaseModel]
+    elsewhere: str = ""
 
 
 def document() -> str:
     """Return the reference of all settings as Markdown: a section for each table of a recipe."""
     from inward.config import Recipe
 
-    sections = ["# Settings\nEvery key that a recipe can hold, with its type and default. Made by `inward recipes settings`."]
-    for title, model, known in _tables(Recipe, "", {}):
-        if known:
-            sections.append(f"## {title}\n{known}")
+    sections = [OPENING]
+    for table in _tables(Recipe, "", {}):
+        if table.elsewhere:
+            sections.append(f"## {table.title}\n{table.elsewhere}")
             continue
-        rows = [_row(name, field) for name, field in model.model_fields.items() if not _models(field.annotation)]
-        text = _prose(model.__doc__ or "")
-        head = f"## {title or 'The recipe itself'}\n{text}"
+        rows = [_row(table.model, name) for name, field in table.model.model_fields.items() if not _models(field.annotation)]
+        head = f"## {table.title or 'The recipe itself'}\n{inspect.cleandoc(table.model.__doc__ or '')}"
         sections.append("\n".join([head, "", "| key | type | default |", "|---|---|---|", *rows]) if rows else head)
     return "\n\n".join(sections) + "\n"
 
 
 def _tables(
-    model: type[BaseModel], path: str, places: dict[type[BaseModel], str], chosen: str = ""
-) -> Iterator[tuple[str, type[BaseModel], str]]:
-    """Yield a title and a class for each table. `chosen` says which kind or class of a table, or of one around it, it is.
+    model: type[BaseModel], path: str, paths: dict[type[BaseModel], str], chosen: str = "", mark: str = ""
+) -> Iterator[Table]:
+    """Yield each table once. `chosen` says which kind or class of a table, or of one around it, it is.
 
-    Where all classes that a table can be of stand elsewhere (a judge inside a judge), one title and where they stand.
+    Where all classes that a table can be of stand elsewhere (a judge inside a judge), there is one title for them all.
     """
-    places[model] = path
-    yield f"[{path}]{chosen}" if path else "", model, ""
+    paths[model] = path
+    yield Table(title=f"[{path}]{chosen}{mark}" if path else "", model=model)
     for name, field in model.model_fields.items():
-        inner, at = _models(field.annotation), f"{path}.{name}".lstrip(".")
-        if inner and all(found in places for found in inner):
-            kinds = ", ".join(kind for found in inner if (kind := _kind(found)))
+        inner, key = _models(field.annotation), f"{path}.{name}".lstrip(".")
+        if inner and all(cls in paths for cls in inner):
+            kinds = ", ".join(kind for cls in inner if (kind := _kind(cls)))
             of_kind = f", with kind = {kinds}" if kinds else ""
-            yield f"[{at}]{chosen.replace('with kind', f'with {path}.kind')}", inner[0], f"As [{places[inner[0]]}]{of_kind}."
+            title = f"[{key}]{chosen.replace('with kind', f'with {path}.kind')}"
+            yield Table(title=title, model=inner[0], elsewhere=f"As [{paths[inner[0]]}]{of_kind}.")
             continue
-        for found in inner:
-            here = chosen.replace("with kind", f"with {path}.kind")
-            if kind := _kind(found):
-                here = f" with kind = {kind}"
+        for cls in inner:
+            nested = chosen.replace("with kind", f"with {path}.kind")
+            if kind := _kind(cls):
+                nested = f" with kind = {kind}"
             elif len(inner) > 1:
-                here = f" ({found.__name__})"
-            yield from _tables(found, at, places, here)
+                nested = f" ({cls.__name__})"
+            yield from _tables(cls, key, paths, nested, MARK if is_harmless(model, name) else "")
 
 
 def _kind(model: type[BaseModel]) -> str:
@@ -65,11 +83,13 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in typing.get_args(annotation) for model in _models(argument)]
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def _row(model: type[BaseModel], name: str) -> str:
+    field = model.model_fields[name]
     default = (
         "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True, validated_data={}))}`"
     )
-    return f"| `{name}` | {_type(field.annotation)}{_bounds(field)} | {default} |"
+    mark = MARK if is_harmless(model, name) else ""
+    return f"| `{name}`{mark} | {_type(field.annotation)}{_bounds(field)} | {default} |"
 
 
 def _toml(value: Any) -> str:
@@ -97,13 +117,7 @@ def _type(annotation: Any) -> str:
 
 def _bounds(field: FieldInfo) -> str:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = [
+    bounds = [
         f"{sign} {getattr(rule, name):g}" for rule in field.metadata for name, sign in signs.items() if hasattr(rule, name)
     ]
-    return f", {', '.join(found)}" if found else ""
-
-
-def _prose(docstring: str) -> str:
-    import inspect
-
-    return inspect.cleandoc(docstring)
+    return f", {', '.join(bounds)}" if bounds else ""

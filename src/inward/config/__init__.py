@@ -4,18 +4,14 @@ Unknown keys are refused with the nearest known one. Contradictions name both ke
 """
 
 from inward.config.audit import JudgeLimits
-from inward.config.base import Arm, Batching, Dtype, Quantisation, Settings, VerdictForm
+from inward.config.base import Arm, Batching, Dtype, EngineKind, Harmless, Quantisation, Settings, VerdictForm, harmless_keys
+from inward.config.combined import CascadeJudge, CombinedJudge, JudgeSettings, PanelJudge, Route, RoutedJudge
 from inward.config.judging import (
-    CascadeJudge,
-    CombinedJudge,
     EndpointSettings,
-    JudgeSettings,
     PairingSettings,
     PairwiseJudge,
-    PanelJudge,
+    PythonJudge,
     RewardModelJudge,
-    Route,
-    RoutedJudge,
     SingleJudge,
     VerifiableJudge,
 )
@@ -24,6 +20,7 @@ from inward.config.prompts import (
     FileSource,
     PromptSettings,
     PromptSource,
+    PythonSource,
     ScaffoldSettings,
     TaskSource,
     ThoughtSettings,
@@ -49,8 +46,10 @@ __all__ = [
     "Dtype",
     "EarlyStopSettings",
     "EndpointSettings",
+    "EngineKind",
     "ExecutionSettings",
     "FileSource",
+    "Harmless",
     "JudgeLimits",
     "JudgeSettings",
     "LoraSettings",
@@ -60,6 +59,8 @@ __all__ = [
     "PanelJudge",
     "PromptSettings",
     "PromptSource",
+    "PythonJudge",
+    "PythonSource",
     "Quantisation",
     "Recipe",
     "RewardModelJudge",
@@ -75,6 +76,7 @@ __all__ = [
     "ValidationSettings",
     "VerdictForm",
     "VerifiableJudge",
+    "harmless_keys",
     "load_recipe",
     "parse_recipe",
     "recipe_json",

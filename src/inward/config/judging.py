@@ -1,15 +1,53 @@
-"""Judges, and how their scores become pairs."""
+"""Judges of one kind each, and how their scores become pairs. Judges made of judges are in `inward.config.combined`."""
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from inward.config.base import Dtype, Settings, VerdictForm
+from inward.config.base import Dtype, Harmless, Settings, VerdictForm
 from inward.thought import Turn
+
+
+class JudgeFacts(Settings):
+    """What can be known of a judge before it is made. Each kind says what differs from this."""
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether it holds a model in the process that judges: one to isolate, and to run several of."""
+        return False
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The lowest and the highest score that it can give to any response to any prompt, None where there are none."""
+        return None
+
+    @property
+    def lowest_score(self) -> float | None:
+        """The lowest score that it can give, None where there is none (strengths in battle are unbounded too)."""
+        return self.scale[0] if self.scale else None
+
+    @property
+    def battle_prior(self) -> float | None:
+        """The prior of the strengths that its battles are fitted with, None where its verdicts are no battles."""
+        return None
+
+    @property
+    def incomparable(self) -> str:
+        """Why its scores compare no two models, or nothing where they do."""
+        return ""
+
+    @property
+    def model_path(self) -> str | None:
+        """The model whose content its scores depend on, where that is here."""
+        return None
+
+    @property
+    def user_function(self) -> str | None:
+        """The user's function that its scores depend on."""
+        return None
 
 
 class EndpointSettings(Settings):
@@ -21,12 +59,12 @@ class EndpointSettings(Settings):
 
     base_url: str
     model: str
-    key_env: str | None = None
-    concurrency: int = Field(default=16, gt=0)
-    timeout_s: float = Field(default=300.0, gt=0.0)
-    retries: int = Field(default=6, ge=0)
-    price_in: float = Field(default=0.0, ge=0.0)
-    price_out: float = Field(default=0.0, ge=0.0)
+    key_env: Annotated[str | None, Harmless()] = None
+    concurrency: Annotated[int, Harmless()] = Field(default=16, gt=0)
+    timeout_s: Annotated[float, Harmless()] = Field(default=300.0, gt=0.0)
+    retries: Annotated[int, Harmless()] = Field(default=6, ge=0)
+    price_in: Annotated[float, Harmless()] = Field(default=0.0, ge=0.0)
+    price_out: Annotated[float, Harmless()] = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")
     def _no_secret(self) -> Self:
@@ -44,19 +82,18 @@ class EndpointSettings(Settings):
         return self
 
 
-class VerifiableJudge(Settings):
+class VerifiableJudge(JudgeFacts):
     """Score = share of a prompt's constraints that the response meets, or 1/0 for an exact answer. No model."""
 
     kind: Literal["verifiable"]
     strictness: Literal["strict", "loose", "mean"] = "strict"
 
     @property
-    def scores_shares(self) -> bool:
-        """Whether scores go from 0 to 1, as those of every judge do that says so here."""
-        return True
+    def scale(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
 
-class RewardModelJudge(Settings):
+class RewardModelJudge(JudgeFacts):
     """Score = the number that a sequence-classification model gives, or several of its numbers by `objectives`.
 
     `objectives` are weights of what the model rates, by its label's name or its place ("0"): the score is their weighted sum.
@@ -78,8 +115,16 @@ class RewardModelJudge(Settings):
     batch_tokens: int = Field(default=16384, gt=0)
 
     @property
-    def scores_shares(self) -> bool:
-        return self.output == "sigmoid"
+    def scale(self) -> tuple[float, float] | None:
+        return (0.0, 1.0) if self.output == "sigmoid" else None
+
+    @property
+    def holds_model(self) -> bool:
+        return True
+
+    @property
+    def model_path(self) -> str:
+        return self.path
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
@@ -88,7 +133,7 @@ class RewardModelJudge(Settings):
         return self
 
 
-class PairwiseJudge(Settings):
+class PairwiseJudge(JudgeFacts):
     """A language model that compares two responses: the model at `path` in this process, or one behind `endpoint`.
 
     Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
@@ -98,7 +143,7 @@ class PairwiseJudge(Settings):
     part of the cost; `both_orders` then asks each battle the other way round as well and averages, so that no taste for a
     place is left. `turn` says where the task stands, for models without a system turn; `rows` answers are drawn or read side
     by side. `cache` keeps verdicts in `INWARD_CACHE`, for all runs. Such scores compare responses to one prompt from one model
-    only, so `validation.judge` must name another judge.
+    only; models are compared by how often each wins against the same stored answers (`validation.baseline`).
     """
 
     kind: Literal["pairwise"]
@@ -115,11 +160,19 @@ class PairwiseJudge(Settings):
     scheme: Literal["adaptive", "full"] = "adaptive"
     confidence: float | None = Field(default=None, gt=0.0, lt=1.0)
     prior: float = Field(default=0.4, gt=0.0)
-    cache: bool = True
+    cache: Annotated[bool, Harmless()] = True
 
     @property
-    def scores_shares(self) -> bool:
-        return False
+    def holds_model(self) -> bool:
+        return self.path is not None
+
+    @property
+    def battle_prior(self) -> float:
+        return self.prior
+
+    @property
+    def model_path(self) -> str | None:
+        return self.path
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
@@ -135,113 +188,59 @@ class PairwiseJudge(Settings):
         return self
 
 
-SingleJudge = Annotated[VerifiableJudge | RewardModelJudge | PairwiseJudge, Field(discriminator="kind")]
-COMBINED = ("cascade", "panel", "routed")
+class PythonJudge(JudgeFacts):
+    """Score = what your own Python function gives: `function` is "file.py:name" or "package.module:name".
 
+    It is called once a prompt, as `score(prompt, responses)`, and returns one item a response: a number, or None (or
+    `Unscored("why")`) where there is no score. `prompt` is an `inward.records.Prompt`: its text, answers and constraints.
 
-def _one_prior(parts: dict[str, SingleJudge]) -> None:
-    """Refuse battles of two priors: strengths are fitted afterwards, from the battles alone, under one."""
-    priors = {key: part.prior for key, part in parts.items() if isinstance(part, PairwiseJudge)}
-    if len(set(priors.values())) > 1:
-        named = ", ".join(f"judge.{key}.prior = {prior:g}" for key, prior in priors.items())
-        raise ValueError(f"{named}: the battles of one recipe are fitted under one prior; give both the same")
+        from inward.judging.python import Unscored
 
+        def score(prompt, responses):
+            wanted = prompt.answers[0] if prompt.answers else ""
+            return [rate(text, wanted) if text.strip() else Unscored("a blank response") for text in responses]
 
-def _different(parts: dict[str, SingleJudge]) -> None:
-    for (one, judge), (other, same) in combinations(parts.items(), 2):
-        if judge == same:
-            raise ValueError(f"judge.{one} and judge.{other} are the same judge: change or drop one")
+        def rate(text, wanted):
+            brief = 1 - min(len(text.split()) / 200, 1)
+            return 0.8 * (wanted.lower() in text.lower()) + 0.2 * brief
 
-
-class CascadeJudge(Settings):
-    """A cheap judge, `first`, and a dear one, `then`, that judges the prompts on which the cheap one is unsure.
-
-    It is sure where it scored every response, three at least, and where in s (N(score) less the length control) the best leads
-    the next, and the last but one the worst, by `sure` or more: standard deviations of the prompt's scores. With K = 8 normal
-    scores, 0.2 hands on two prompts in five. All verdicts on a prompt are those of one judge.
+    `lowest` and `highest` state the range of its scores, which are then held to it: a response that breaks its format counts as
+    `lowest` when models are compared. With `parallel` the function runs in `execution.workers` processes at once, for one that
+    computes long or holds a model. A changed file is another judge, and a run is not continued with it.
     """
 
-    kind: Literal["cascade"]
-    first: SingleJudge
-    then: SingleJudge
-    sure: float = Field(default=0.2, ge=0.0)
+    kind: Literal["python"]
+    function: str
+    lowest: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    highest: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    parallel: Annotated[bool, Harmless()] = False
 
     @property
-    def parts(self) -> dict[str, SingleJudge]:
-        return {"first": self.first, "then": self.then}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        _different(self.parts)
-        _one_prior(self.parts)
-        return self
-
-
-class PanelJudge(Settings):
-    """Several judges: a response's score is the mean over `members` of N(score), each normalised within the prompt.
-
-    What one member left unscored is unscored. With rule "agree", so are all responses to a prompt of which some member does
-    not put the best by that mean above the worst.
-    """
-
-    kind: Literal["panel"]
-    members: tuple[SingleJudge, ...] = Field(min_length=2)
-    rule: Literal["average", "agree"] = "average"
+    def holds_model(self) -> bool:
+        return self.parallel
 
     @property
-    def parts(self) -> dict[str, SingleJudge]:
-        return {f"members.{n}": member for n, member in enumerate(self.members)}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        _different(self.parts)
-        return self
-
-
-class Route(Settings):
-    """Prompts of one `source` (a file's name, a dataset's path, "tasks"), or those with answers or constraints to check."""
-
-    source: str | None = None
-    verifiable: bool = False
-    judge: SingleJudge
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Self:
-        if (self.source is None) != self.verifiable:
-            raise ValueError("each of judge.routes needs exactly one of source = '...' and verifiable = true")
-        return self
-
-
-class RoutedJudge(Settings):
-    """Every prompt has the judge of the first of `routes` that takes it, else `otherwise`.
-
-    A prompt that none takes is an error before anything runs, and so is a `source` of no prompt.
-    """
-
-    kind: Literal["routed"]
-    routes: tuple[Route, ...] = Field(min_length=1)
-    otherwise: SingleJudge | None = None
+    def lowest_score(self) -> float | None:
+        return self.lowest
 
     @property
-    def parts(self) -> dict[str, SingleJudge]:
-        routes = {f"routes.{n}.judge": route.judge for n, route in enumerate(self.routes)}
-        return routes | ({"otherwise": self.otherwise} if self.otherwise else {})
+    def scale(self) -> tuple[float, float] | None:
+        return None if self.lowest is None or self.highest is None else (self.lowest, self.highest)
+
+    @property
+    def user_function(self) -> str:
+        return self.function
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        rules: dict[tuple[str | None, bool], int] = {}
-        for n, route in enumerate(self.routes):
-            known = rules.setdefault((route.source, route.verifiable), n)
-            if known != n:
-                raise ValueError(f"judge.routes.{known} and judge.routes.{n} take the same prompts: drop one")
-        _one_prior(self.parts)
+    def _sound_range(self) -> Self:
+        if self.lowest is not None and self.highest is not None and self.lowest >= self.highest:
+            raise ValueError(f"judge.lowest ({self.lowest:g}) must be below judge.highest ({self.highest:g})")
         return self
 
 
-CombinedJudge = CascadeJudge | PanelJudge | RoutedJudge
-JudgeSettings = Annotated[
-    VerifiableJudge | RewardModelJudge | PairwiseJudge | CascadeJudge | PanelJudge | RoutedJudge, Field(discriminator="kind")
-]
+Single = VerifiableJudge | RewardModelJudge | PairwiseJudge | PythonJudge
+"""All kinds of judge but those made of others. A new kind joins here; `inward.judging.make` says what else it takes."""
+SingleJudge = Annotated[Single, Field(discriminator="kind")]
 
 
 class PairingSettings(Settings):

@@ -38,7 +38,26 @@ class TaskSource(Settings):
     max_constraints: int = Field(default=3, ge=1, le=3)
 
 
-PromptSource = Annotated[FileSource | DatasetSource | TaskSource, Field(discriminator="kind")]
+class PythonSource(Settings):
+    """Prompts from your own Python function: `function` is "file.py:name" or "package.module:name".
+
+    It is called once, without arguments, and returns or yields the prompts: texts, or tables with the columns that a file has
+    (`prompt`, `answer`, `answers`, `instruction_id_list`, `kwargs`), which `columns` may map as for a file. `count` takes only
+    the first so many, of a function that never ends for one.
+
+        def sums():
+            for first in range(2, 100):
+                for second in range(first, 100):
+                    yield {"prompt": f"What is {first} times {second}?", "answer": first * second}
+    """
+
+    kind: Literal["python"]
+    function: str
+    count: int | None = Field(default=None, gt=0)
+    columns: dict[str, str] = Field(default={})
+
+
+PromptSource = Annotated[FileSource | DatasetSource | TaskSource | PythonSource, Field(discriminator="kind")]
 
 
 class PromptSettings(Settings):

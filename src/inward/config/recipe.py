@@ -6,23 +6,14 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from inward.config.audit import JudgeLimits
-from inward.config.base import Arm, Dtype, Settings
-from inward.config.judging import (
-    COMBINED,
-    CascadeJudge,
-    JudgeSettings,
-    PairingSettings,
-    PairwiseJudge,
-    PanelJudge,
-    RewardModelJudge,
-    RoutedJudge,
-    VerifiableJudge,
-)
+from inward.config.base import Arm, Dtype, EngineKind, Harmless, Settings
+from inward.config.combined import COMBINED, CascadeJudge, JudgeSettings, RoutedJudge
+from inward.config.judging import PairingSettings
 from inward.config.prompts import PromptSettings, ThoughtSettings
 from inward.config.training import TrainingSettings
 from inward.errors import UsageError
@@ -42,8 +33,12 @@ class ModelSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole."""
+    """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole.
 
+    `engine` is what runs the model, and `rows` how many outputs it draws side by side.
+    """
+
+    engine: EngineKind = "transformers"
     k: int = Field(default=8, ge=2)
     temperature: float = Field(default=0.8, gt=0.0)
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
@@ -55,11 +50,14 @@ class SamplingSettings(Settings):
 class ValidationSettings(Settings):
     """How models are compared: fresh samples per prompt, a format error sampled again up to `tries` times in all.
 
-    `judge` is the recipe's own unless set. It must score on one scale for all models and prompts: no pairwise judge, cascade or
-    panel, and a routed one only if all its judges score from 0 to 1: verifiable ones, and reward models with output "sigmoid".
+    `judge` is the recipe's own unless set. It must put all models on one scale: no cascade and no panel, and a routed one only
+    if all its judges score in one range (verifiable ones and reward models with output "sigmoid" score from 0 to 1). With a
+    pairwise judge a model's score is how often its responses win against `baseline`: the seed's direct answers to the same
+    prompts, or those of a JSON-lines file with `prompt` and `response` in each line.
     """
 
     judge: JudgeSettings | None = None
+    baseline: str | None = None
     samples: int = Field(default=1, gt=0)
     tries: int = Field(default=3, gt=0)
     temperature: float = Field(default=0.8, gt=0.0)
@@ -96,11 +94,11 @@ class Recipe(Settings):
     thought: ThoughtSettings = ThoughtSettings()
     sampling: SamplingSettings = SamplingSettings()
     judge: JudgeSettings
-    judge_limits: JudgeLimits = JudgeLimits()
+    judge_limits: Annotated[JudgeLimits, Harmless()] = JudgeLimits()
     pairing: PairingSettings = PairingSettings()
     training: TrainingSettings = TrainingSettings()
     validation: ValidationSettings = ValidationSettings()
-    execution: ExecutionSettings = ExecutionSettings()
+    execution: Annotated[ExecutionSettings, Harmless()] = ExecutionSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -123,13 +121,17 @@ class Recipe(Settings):
                 f"pairing.min_gap is a gap of the judge's own scores, and with judge.kind = {self.judge.kind!r} these have "
                 "another scale from prompt to prompt: leave pairing.min_gap out"
             )
-        if why := _no_one_scale(self.validation.judge or self.judge):
+        if why := self.validation_judge.incomparable:
             key = "judge" if self.validation.judge is None else "validation.judge"
             needs = " needs validation.judge" if key == "judge" else " cannot compare models"
-            kind = (self.validation.judge or self.judge).kind
             raise ValueError(
-                f"{key}.kind = {kind!r}{needs}: {why}. Set validation.judge to a verifiable judge or a reward model, to "
-                "compare checkpoints by"
+                f"{key}.kind = {self.validation_judge.kind!r}{needs}: {why}. Set validation.judge to a verifiable judge, a "
+                "reward model or a pairwise judge, to compare checkpoints by"
+            )
+        if self.validation.baseline is not None and self.validation_judge.battle_prior is None:
+            raise ValueError(
+                "validation.baseline is what a pairwise judge compares answers with, and the judge of the validation, of kind "
+                f"{self.validation_judge.kind!r}, scores each by itself: leave validation.baseline out"
             )
         return self
 
@@ -148,27 +150,12 @@ class Recipe(Settings):
         return self
 
     @property
-    def validation_judge(self) -> VerifiableJudge | RewardModelJudge | RoutedJudge:
+    def validation_judge(self) -> JudgeSettings:
         """The judge that models are compared by."""
-        found = self.validation.judge or self.judge
-        assert not isinstance(found, PairwiseJudge | CascadeJudge | PanelJudge), "refused when the recipe was read"
-        return found
+        return self.validation.judge or self.judge
 
     def thought_format(self, arm: Arm) -> ThoughtFormat:
         return self.thought.resolve() if arm == "thinking" else BUILT_IN["direct"]
-
-
-def _no_one_scale(judge: JudgeSettings) -> str:
-    """Return why scores of this judge compare no two models, or nothing where they do."""
-    if isinstance(judge, PairwiseJudge):
-        return "battles rank the responses to one prompt and put no two models on one scale"
-    if isinstance(judge, PanelJudge):
-        return "its scores are normalised within each prompt of each model, so that every model has the same mean"
-    if isinstance(judge, CascadeJudge):
-        return "which of its judges rules depends on the responses, so that one prompt has another scale from model to model"
-    if isinstance(judge, RoutedJudge) and not all(part.scores_shares for part in judge.parts.values()):
-        return "its routes score on different scales, and the judge with the largest numbers would decide a mean over prompts"
-    return ""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -232,10 +219,10 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(f"{where} is required")
         elif item["type"] == "union_tag_invalid" and item["ctx"]["tag"] in COMBINED:
             outer = next(n for n, part in enumerate(parts) if part in COMBINED)
-            here = ".".join(parts[:outer] + parts[outer + 1 :])
+            key = ".".join(parts[:outer] + parts[outer + 1 :])
             lines.append(
-                f"{here}.kind = {item['ctx']['tag']!r} stands inside {'.'.join(parts[:outer])}.kind = {parts[outer]!r}: judges "
-                f"are combined one level deep; make {here} a judge of kind {item['ctx']['expected_tags']}"
+                f"{key}.kind = {item['ctx']['tag']!r} stands inside {'.'.join(parts[:outer])}.kind = {parts[outer]!r}: judges "
+                f"are combined one level deep; make {key} a judge of kind {item['ctx']['expected_tags']}"
             )
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
@@ -249,11 +236,15 @@ def _known_keys(path: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in path:
         field = model.model_fields.get(part)
-        found = _settings_in(field.annotation) if field else []
-        if len(found) != 1:
-            return sorted({name for cls in Settings.__subclasses__() for name in cls.model_fields})
-        model = found[0]
+        classes = _settings_in(field.annotation) if field else []
+        if len(classes) != 1:
+            return sorted({name for cls in _all_settings(Settings) for name in cls.model_fields})
+        model = classes[0]
     return list(model.model_fields)
+
+
+def _all_settings(parent: type[BaseModel]) -> list[type[BaseModel]]:
+    return [cls for child in parent.__subclasses__() for cls in (child, *_all_settings(child))]
 
 
 def _settings_in(annotation: Any) -> list[type[BaseModel]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from inward.config.base import Batching, Quantisation, Settings
+from inward.config.base import Batching, Harmless, Quantisation, Settings
 
 Objective = Literal["dpo", "irpo", "ipo", "hinge", "dpo_norm", "simpo"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -85,9 +85,9 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     save_steps: int = Field(default=50, gt=0)
     lora: LoraSettings | None = None
-    trackers: tuple[Tracker, ...] = ()
-    tracker_project: str = Field(default="inward", min_length=1)
-    tracker_run: str | None = Field(default=None, min_length=1)
+    trackers: Annotated[tuple[Tracker, ...], Harmless()] = ()
+    tracker_project: Annotated[str, Harmless()] = Field(default="inward", min_length=1)
+    tracker_run: Annotated[str | None, Harmless()] = Field(default=None, min_length=1)
 
     @property
     def needs_reference(self) -> bool:

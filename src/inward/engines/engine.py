@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from inward.errors import UsageError
 from inward.records import Finish
+
+CLOSED = "the engine is closed: load a model into it, or make another one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +70,30 @@ Progress = Callable[[int, int], None]
 """Called with (finished completions, tokens drawn) since the last call."""
 
 
-class Engine(Protocol):
-    """Anything that can draw completions. The same seed and requests give the same completions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What an engine can do beyond drawing completions.
 
-    `context` is the longest prompt + completion in tokens. `gives_logps` says whether it can give raw log-probabilities, as
-    `Decoding.logps` asks.
+    `logps`: it gives raw log-probabilities, as `Decoding.logps` asks. `scaffolds`: it can write text of its own into a
+    completion. `reload`: `Engine.load` works; an engine without it is closed and another one is made.
+    """
+
+    logps: bool
+    scaffolds: bool
+    reload: bool
+
+
+class Engine(Protocol):
+    """Anything that can draw completions. The same weights, seed and requests give the same completions.
+
+    `context` is the longest prompt + completion in tokens.
     """
 
     @property
     def context(self) -> int: ...
 
     @property
-    def gives_logps(self) -> bool: ...
+    def abilities(self) -> Abilities: ...
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """Apply the chat template, with the generation prompt, exactly once (no second beginning-of-text token)."""
@@ -94,11 +110,25 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """Return every request's `k` completions, ordered by request and index.
 
-        Raises UsageError for `decoding.logps` where the engine does not give them.
+        Raises UsageError for what `abilities` does not hold, and where the engine is closed.
         """
         ...
 
+    def load(self, folder: Path, base: Path | None = None) -> None:
+        """Take the model of another folder, or an adapter there on `base`, in place of the one that is held.
 
+        Afterwards the engine is as a fresh one of that folder: its weights, tokenizer, context and end tokens. A closed engine
+        is open again. Raises UsageError where the folder cannot be loaded, with the earlier model still held, and where
+        `abilities.reload` is False.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the memory of the model. `generate` then raises UsageError until `load`. Closing twice does nothing."""
+        ...
+
+
+@runtime_checkable
 class Likelihood(Protocol):
     """An engine that can also say how likely a given continuation is, without drawing any."""
 
@@ -116,3 +146,17 @@ class Likelihood(Protocol):
     def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Return log P(tail | stem), natural, for each stem and each tail, in order. None of them is empty."""
         ...
+
+
+def require_abilities(engine: Engine, *, logps: bool, scaffold: bool) -> None:
+    """Raise UsageError where a recipe asks for what its engine cannot do, before anything is drawn."""
+    if logps and not engine.abilities.logps:
+        raise UsageError(
+            "training.reference = 'sampler' needs an engine that gives the raw log-probabilities of what it draws, and this "
+            "one does not: leave training.reference out, and the reference is computed before training"
+        )
+    if scaffold and not engine.abilities.scaffolds:
+        raise UsageError(
+            "thought.scaffold needs an engine that can write the markers into an output, and this one cannot: leave "
+            "thought.scaffold out, or choose another sampling.engine"
+        )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from inward.engines.engine import Completion, Decoding, Progress, Request, Scaffold
+from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
 from inward.engines.row import Row, check_lengths, make_rules
 from inward.errors import UsageError
+from inward.models.identity import fingerprint
 from inward.records import content_id
 
 END = 256
@@ -36,14 +38,28 @@ class ScriptedEngine:
     def __init__(self, script: Script = babble, *, context: int = 1_000_000) -> None:
         self._script = script
         self._context = context
+        self._model = ""
+        self._closed = False
 
     @property
     def context(self) -> int:
         return self._context
 
     @property
-    def gives_logps(self) -> bool:
-        return False
+    def abilities(self) -> Abilities:
+        return Abilities(logps=False, scaffolds=True, reload=True)
+
+    def load(self, folder: Path, base: Path | None = None) -> None:
+        """Take the model of `folder`: from now on the script's seed depends on what the folder holds. `base` is not read.
+
+        Raises UsageError where there is no model folder, as an engine with weights does.
+        """
+        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise UsageError(f"no model could be loaded from {folder}: it has neither config.json nor adapter_config.json")
+        self._model, self._closed = fingerprint(folder), False
+
+    def close(self) -> None:
+        self._closed = True
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         turns = [f"<{message['role']}>{message['content']}".encode("utf-8", "surrogatepass") for message in messages]
@@ -59,10 +75,14 @@ class ScriptedEngine:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """Return every request's `k` completions, ordered by request and index. Raises UsageError for `decoding.logps`."""
+        if self._closed:
+            raise UsageError(CLOSED)
         if decoding.logps:
             raise UsageError("a scripted engine has no probabilities: leave Decoding.logps out")
         rules = make_rules(decoding, scaffold, stops=frozenset({END}), encode=_encode, decode=_decode)
         check_lengths(requests, rules, self._context)
+        if self._model:
+            seed = int(content_id(self._model, str(seed)), 16)
         completions = []
         for request in requests:
             for index in range(request.k):
@@ -74,15 +94,15 @@ class ScriptedEngine:
         return completions
 
     def _run(self, row: Row, request: Request, index: int, seed: int) -> None:
-        said: Iterator[int] | None = None
+        upcoming: Iterator[int] | None = None
         while row.finish is None:
             if row.forced:
                 row.take(END)
-                said = None
+                upcoming = None
                 continue
-            if said is None:
-                said = iter(_encode(self._script(_decode((*request.tokens, *row.tokens)), index, seed)))
-            row.take(next(said, END))
+            if upcoming is None:
+                upcoming = iter(_encode(self._script(_decode((*request.tokens, *row.tokens)), index, seed)))
+            row.take(next(upcoming, END))
 
 
 def _encode(text: str) -> list[int]:

@@ -35,7 +35,7 @@ def evaluate(
 ) -> Evaluation:
     """Return the figures of one model on one set of prompts; they do not depend on the order of the records.
 
-    `lowest` is the lowest score that the judge can give (`inward.judging.lowest_score`), None where it has none: what an output
+    `lowest` is the lowest score that the judge can give (`JudgeFacts.lowest_score`), None where it has none: what an output
     without a response counts as. Every output needs its score record. Numbers and truth values in the verdicts' details become
     metrics `judge.<key>`: means over the verdicts that hold them. With nothing to take a mean of, `score` is None and the rest
     still holds.
@@ -91,17 +91,17 @@ def choose(evaluations: Sequence[Evaluation]) -> int:
 
 def _means(by_prompt: Mapping[str, list[Output]], value: Callable[[Output], float | None]) -> dict[str, float]:
     """Return the mean over each prompt's outputs that have a value; a prompt without any is left out."""
-    found = {prompt: [v for output in outputs if (v := value(output)) is not None] for prompt, outputs in by_prompt.items()}
-    return {prompt: fmean(values) for prompt, values in found.items() if values}
+    values_of = {prompt: [v for output in outputs if (v := value(output)) is not None] for prompt, outputs in by_prompt.items()}
+    return {prompt: fmean(values) for prompt, values in values_of.items() if values}
 
 
 def _details(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
+    values: dict[str, list[float]] = defaultdict(list)
     for verdict in sorted(verdicts, key=lambda verdict: verdict.id):
         for key, value in json.loads(verdict.detail).items():
             if isinstance(value, bool | int | float):
-                found[f"judge.{key}"].append(float(value))
-    return {key: fmean(found[key]) for key in sorted(found)}
+                values[f"judge.{key}"].append(float(value))
+    return {key: fmean(values[key]) for key in sorted(values)}
 
 
 def _mean_length(texts: Sequence[str | None]) -> float | None:

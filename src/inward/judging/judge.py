@@ -18,7 +18,7 @@ from inward.records import Prompt
 class Group:
     """The responses to one prompt, in any order.
 
-    `lengths` are those that length control will go by, one a response: in characters unless given.
+    `lengths` holds the length of each response in the unit that length control will use; None stands for characters.
     """
 
     prompt: Prompt
@@ -27,6 +27,7 @@ class Group:
 
     @property
     def measured(self) -> tuple[float, ...]:
+        """The lengths, in characters where no others were given."""
         return tuple(float(len(text)) for text in self.responses) if self.lengths is None else self.lengths
 
 

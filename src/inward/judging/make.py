@@ -1,23 +1,49 @@
-"""From the settings of a judge to the judge, and what a recipe can know of it before it is made."""
+"""The table of judges: from the settings of a judge to the judge, and what a recipe can know of it before it is made.
+
+A new kind of judge takes
+- a class of settings in `inward.config.judging`, which joins the union `Single` there and says of itself what differs from
+  `JudgeFacts` (whether it holds a model, the range of its scores);
+- one new file in this folder with a class that keeps the protocol `inward.judging.judge.Judge`, and two functions:
+  `load(settings, *, rho)`, which returns it, and `check(settings, prompts)`, which raises what is amiss at next to no cost;
+- one line in `JUDGES`, and one in the `JUDGES` of tests/contract/test_judges.py, which holds it to the protocol.
+
+A judge of your own needs none of this: `kind = "python"`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, Final, Protocol
 
-from inward.config import (
-    CombinedJudge,
-    JudgeSettings,
-    PairwiseJudge,
-    RewardModelJudge,
-    RoutedJudge,
-    SingleJudge,
-    VerifiableJudge,
-)
+from inward.config import CombinedJudge, JudgeSettings, PairwiseJudge
+from inward.functions import named, user_function
+from inward.judging.judge import Judge
+from inward.models.identity import content_digest
+from inward.models.names import local_folder
 from inward.records import Prompt
 
-if TYPE_CHECKING:
-    from inward.judging.judge import Judge
+JUDGES: Final[dict[str, str]] = {
+    "verifiable": "inward.judging.verifiable.judge",
+    "reward_model": "inward.judging.reward_model.judge",
+    "pairwise": "inward.judging.pairwise.judge",
+    "python": "inward.judging.python",
+    "cascade": "inward.judging.combined.make",
+    "panel": "inward.judging.combined.make",
+    "routed": "inward.judging.combined.make",
+}
+"""The module of each kind of judge, with its `load` and `check`. It is imported where a recipe asks for the kind."""
+
+
+class Load(Protocol):
+    """Makes a judge. `rho` is the length control that the scores will meet."""
+
+    def __call__(self, settings: Any, *, rho: float) -> Judge: ...
+
+
+class Check(Protocol):
+    """Raises what `Load`, or the first judgement, would of a missing package, model, key or route, at next to no cost."""
+
+    def __call__(self, settings: Any, prompts: Iterable[Prompt]) -> None: ...
 
 
 def make_judge(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
@@ -26,64 +52,35 @@ def make_judge(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
     `rho` is the length control that the scores will meet: an adaptive tournament asks what is needed to know its outcome, and
     a cascade whether the cheap judge knows it.
     """
-    if isinstance(settings, VerifiableJudge):
-        from inward.judging.verifiable.judge import Verifiable
-
-        return Verifiable(settings)
-    if isinstance(settings, RewardModelJudge):
-        from inward.judging.reward_model.judge import RewardModel
-
-        return RewardModel(settings)
-    if isinstance(settings, PairwiseJudge):
-        from inward.judging.pairwise import judge as battles
-
-        return battles.load(settings, rho=rho)
-    from inward.judging.combined import make as combining
-
-    return combining.combine(settings, lambda part: make_judge(part, rho=rho), rho=rho)
+    load: Load = named(f"{JUDGES[settings.kind]}:load")
+    return load(settings, rho=rho)
 
 
 def check_judge(settings: JudgeSettings, prompts: Iterable[Prompt]) -> None:
     """Raise what `make_judge` or its first judgement would of a missing package, model, key or route, at next to no cost."""
+    check: Check = named(f"{JUDGES[settings.kind]}:check")
+    check(settings, prompts)
+
+
+def judge_contents(settings: JudgeSettings, key: str = "judge") -> dict[str, str]:
+    """Return what a judge's scores depend on and its settings only name: a digest of each model and function, by its key.
+
+    A run notes them, so that it is never continued with a judge whose model or function has changed. A model's files are read
+    once each. What a server has behind a model's name only the server knows.
+    """
     if isinstance(settings, CombinedJudge):
-        from inward.judging.combined import make as combining
-
-        combining.check(settings, list(prompts), check_judge)
-    elif isinstance(settings, RewardModelJudge):
-        from inward.judging.reward_model import judge as reward_model
-
-        reward_model.check(settings)
-    elif isinstance(settings, PairwiseJudge):
-        from inward.judging.pairwise import judge as battles
-
-        battles.check(settings)
-    elif any(prompt.constraints for prompt in prompts):
-        from inward.judging.verifiable import checkers
-
-        checkers.require()
+        contents: dict[str, str] = {}
+        for name, part in settings.parts.items():
+            contents |= judge_contents(part, f"{key}.{name}")
+        return contents
+    if settings.model_path is not None:
+        folder = local_folder(settings.model_path, trust_remote_code=getattr(settings, "trust_remote_code", False))
+        return {f"{key}.path": content_digest(folder)}
+    if settings.user_function is not None:
+        return {f"{key}.function": user_function(settings.user_function).digest}
+    return {}
 
 
-def loads_model(settings: JudgeSettings) -> bool:
-    """Say whether the judge holds a model in the process that judges: one to isolate, and to run several of."""
-    return any(
-        part.path is not None if isinstance(part, PairwiseJudge) else isinstance(part, RewardModelJudge)
-        for part in _singles(settings)
-    )
-
-
-def lowest_score(settings: JudgeSettings) -> float | None:
-    """Return the lowest score that the judge can give, or None where there is none (strengths are unbounded too)."""
-    if isinstance(settings, CombinedJudge) and not isinstance(settings, RoutedJudge):
-        return None
-    return 0.0 if all(part.scores_shares for part in _singles(settings)) else None
-
-
-def battle_prior(settings: JudgeSettings) -> float | None:
-    """Return the prior of the strengths that the judge's battles are fitted with, or None where it leaves no battles."""
-    if isinstance(settings, CombinedJudge) and settings.kind == "panel":  # its battles are votes by the time it rules
-        return None
-    return next((part.prior for part in _singles(settings) if isinstance(part, PairwiseJudge)), None)
-
-
-def _singles(settings: JudgeSettings) -> list[SingleJudge]:
-    return list(settings.parts.values()) if isinstance(settings, CombinedJudge) else [settings]
+def in_both_orders(settings: PairwiseJudge) -> PairwiseJudge:
+    """Return the pairwise judge that asks every battle in both orders, whatever its tournament would leave out."""
+    return settings.model_copy(update={"scheme": "full"})

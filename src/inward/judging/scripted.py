@@ -1,4 +1,4 @@
-"""A judge that follows a function: for tests, dry runs, and anyone who wants to plug in a score of their own."""
+"""A judge that follows a function: for tests, and for programs that make it themselves (recipes use kind = 'python')."""
 
 from __future__ import annotations
 

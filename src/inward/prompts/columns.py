@@ -55,10 +55,10 @@ def to_prompt(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str,
 
 
 def _id(value: object, where: str) -> str:
-    found = _text(value, where, "id")
-    if not found:
+    text = _text(value, where, "id")
+    if not text:
         raise UsageError(f"{where}: the id is empty")
-    return found
+    return text
 
 
 def _text(value: object, where: str, name: str) -> str:
@@ -90,8 +90,8 @@ def _constraints(checkers: object, kwargs: object, where: str) -> tuple[Constrai
     if len(arguments) != len(names):
         raise UsageError(f"{where}: there are {len(names)} constraints but {len(arguments)} kwargs; they go in parallel")
     return tuple(
-        Constraint(id=_text(name, where, "constraints"), arguments=_json(given, where))
-        for name, given in zip(names, arguments, strict=True)
+        Constraint(id=_text(name, where, "constraints"), arguments=_json(values, where))
+        for name, values in zip(names, arguments, strict=True)
     )
 
 

@@ -27,17 +27,17 @@ def draw(prompts: Sequence[Prompt], *, per_iteration: int, validation: int, iter
     Validation comes first, then the iterations in turn: another number of iterations leaves the earlier ones as they were.
     UsageError where there are too few prompts.
     """
-    wanted = validation + per_iteration * iterations
-    missing = wanted - len(prompts)
+    needed = validation + per_iteration * iterations
+    missing = needed - len(prompts)
     if missing > 0:
         raise UsageError(
             f"{missing} prompt{' is' if missing == 1 else 's are'} missing: {validation} for validation and {per_iteration} "
-            f"for each of {iterations} iterations make {wanted}, and there are {len(prompts)}. Add sources, or lower "
+            f"for each of {iterations} iterations make {needed}, and there are {len(prompts)}. Add sources, or lower "
             "prompts.per_iteration, prompts.validation or iterations"
         )
     deck = sorted(prompts, key=lambda prompt: prompt.id)
     Random(f"inward draw {seed}").shuffle(deck)
-    starts = range(validation, wanted, per_iteration)
+    starts = range(validation, needed, per_iteration)
     return Draw(
         validation=tuple(deck[:validation]),
         iterations=tuple(tuple(deck[start : start + per_iteration]) for start in starts),

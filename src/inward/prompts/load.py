@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
-from inward.config import DatasetSource, FileSource, PromptSettings, PromptSource
+from inward.config import DatasetSource, FileSource, PromptSettings, PromptSource, PythonSource, TaskSource
 from inward.errors import UsageError
 from inward.prompts.columns import known_columns, to_prompt
-from inward.prompts.rows import dataset_rows, file_rows
+from inward.prompts.rows import Rows, dataset_rows, file_rows, function_rows
+from inward.prompts.tasks import generate_tasks
 from inward.records import Prompt
 
 Unusable = Literal["error", "drop"]
+Located = Iterator[tuple[str, Prompt]]
+"""Prompts, each with where it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +45,46 @@ def normalised(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _read(source: PromptSource) -> Iterator[tuple[str, Prompt]]:
-    """Yield each prompt of a source with the place it came from."""
-    if isinstance(source, FileSource):
-        rows, label = file_rows(source.path), source.path.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    elif isinstance(source, DatasetSource):
-        rows, label = dataset_rows(source), source.path
-    else:
-        from inward.prompts.tasks import generate_tasks
+def _from_file(source: FileSource) -> Located:
+    return _prompts(file_rows(source.path), source.columns, source.path, _file_name(source.path))
 
-        tasks = itertools.islice(generate_tasks(source.seed, source.max_constraints), source.count)
-        yield from ((f"generated task {number}", task) for number, task in enumerate(tasks, 1))
-        return
-    columns = known_columns(source.columns, where=source.path)
-    for where, row in rows:
-        yield where, to_prompt(row, columns, where=where, source=label)
+
+def _from_dataset(source: DatasetSource) -> Located:
+    return _prompts(dataset_rows(source), source.columns, source.path, source.path)
+
+
+def _from_tasks(source: TaskSource) -> Located:
+    tasks = itertools.islice(generate_tasks(source.seed, source.max_constraints), source.count)
+    return ((f"generated task {number}", task) for number, task in enumerate(tasks, 1))
+
+
+def _from_function(source: PythonSource) -> Located:
+    return _prompts(function_rows(source), source.columns, source.function, _file_name(source.function))
+
+
+SOURCES: Final[dict[str, Callable[[Any], Located]]] = {
+    "file": _from_file,
+    "dataset": _from_dataset,
+    "tasks": _from_tasks,
+    "python": _from_function,
+}
+"""How each kind of source is read. A new kind joins here, and its settings join `PromptSource` in `inward.config.prompts`."""
+
+
+def _read(source: PromptSource) -> Located:
+    """Yield each prompt of a source with where it came from."""
+    return SOURCES[source.kind](source)
+
+
+def _prompts(rows: Rows, columns: Mapping[str, str], where: str, label: str) -> Located:
+    """Yield the prompt of each row. `label` is the `source` of the prompts whose rows name none."""
+    mapped = known_columns(columns, where=where)
+    for row_where, row in rows:
+        yield row_where, to_prompt(row, mapped, where=row_where, source=label)
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 class _Sift:
@@ -66,10 +94,10 @@ class _Sift:
         self._unusable = unusable
         self._empty = self._duplicates = 0
 
-    def keep(self, found: Iterable[tuple[str, Prompt]]) -> Iterator[Prompt]:
+    def keep(self, located: Iterable[tuple[str, Prompt]]) -> Iterator[Prompt]:
         places: dict[str, str] = {}
         ids: dict[str, str] = {}
-        for where, prompt in found:
+        for where, prompt in located:
             text = normalised(prompt.text)
             if not text:
                 self._empty += 1

@@ -1,17 +1,21 @@
-"""Rows of files and datasets, each with the place it came from. Nothing here runs code that comes with the data."""
+"""Rows of files, datasets and functions, each with where it came from. No code that comes with data is ever run."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inward.config import DatasetSource
+from inward.config import DatasetSource, PythonSource
 from inward.errors import MissingExtraError, UsageError
+from inward.functions import user_errors, user_function
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 JSON_LINES = (".jsonl", ".json", ".ndjson")
+END: Any = object()
+"""Told apart from every item that a function can give, None among them."""
 
 
 def file_rows(name: str) -> Rows:
@@ -36,6 +40,31 @@ def dataset_rows(source: DatasetSource) -> Rows:
     data = _saved(source) if _is_saved(Path(source.path)) else _loaded(source)
     for number, row in enumerate(data):
         yield f"{source.path} ({source.split}), row {number}", row
+
+
+def function_rows(source: PythonSource) -> Rows:
+    """Yield `(where, row)` of what a user's function returns or yields; a text is a row with nothing but its prompt.
+
+    UsageError, with the function's own file and line, for whatever it raises and for an item that is neither text nor table.
+    """
+    function = user_function(source.function)
+    items = function()
+    if isinstance(items, str | Mapping) or not isinstance(items, Iterable):
+        raise UsageError(
+            f"function = {source.function!r} ({function.where}) returned {type(items).__name__}: it must return or yield "
+            "prompts, each a text or a table"
+        )
+    with user_errors(source.function, function.file):
+        iterator = iter(items)
+    for number in itertools.count(1) if source.count is None else range(1, source.count + 1):
+        with user_errors(source.function, function.file):
+            item = next(iterator, END)
+        where = f"{source.function}, item {number}"
+        if item is END:
+            return
+        if not isinstance(item, str | Mapping):
+            raise UsageError(f"{where} ({function.where}): it is {type(item).__name__}, but must be a text or a table")
+        yield where, {"prompt": item} if isinstance(item, str) else item
 
 
 def _json_lines(path: Path) -> Rows:

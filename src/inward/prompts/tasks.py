@@ -46,7 +46,7 @@ def _task(rng: Random, size: int) -> tuple[str, tuple[Constraint, ...]]:
     requests = YES_OR_NO if kinds[0].checker == CONSTRAINED else REQUESTS
     request = rng.choice(requests).format(subject=subject)
     demands = [demand(kind, rng, words) for kind in kinds]
-    return _phrase(rng, request, [said for said, _ in demands]), tuple(constraint for _, constraint in demands)
+    return _phrase(rng, request, [wording for wording, _ in demands]), tuple(constraint for _, constraint in demands)
 
 
 def _compatible(rng: Random, size: int) -> list[Kind]:
@@ -62,15 +62,15 @@ def _compatible(rng: Random, size: int) -> list[Kind]:
 
 
 def _phrase(rng: Random, request: str, demands: list[str]) -> str:
-    one_line = all("\n" not in said for said in demands)
+    one_line = all("\n" not in wording for wording in demands)
     styles = [_after, _listed] if len(demands) > 1 else [_after]
-    if one_line and all(said[-1] in ".!?" for said in demands):
+    if one_line and all(wording[-1] in ".!?" for wording in demands):
         styles.append(_before)
     return rng.choice(styles)(request, demands)
 
 
 def _after(request: str, demands: list[str]) -> str:
-    joiner = "\n" if any("\n" in said or said[-1] not in ".!?)" for said in demands) else " "
+    joiner = "\n" if any("\n" in wording or wording[-1] not in ".!?)" for wording in demands) else " "
     return joiner.join((request, *demands))
 
 
@@ -79,4 +79,4 @@ def _before(request: str, demands: list[str]) -> str:
 
 
 def _listed(request: str, demands: list[str]) -> str:
-    return "\n".join((request, "Follow these rules:", *(f"{n}. {said}" for n, said in enumerate(demands, 1))))
+    return "\n".join((request, "Follow these rules:", *(f"{n}. {wording}" for n, wording in enumerate(demands, 1))))

@@ -17,7 +17,6 @@ from inward.config import JudgeSettings, PairwiseJudge, Recipe, RoutedJudge
 from inward.errors import UsageError
 from inward.execution.cut import make_shard
 from inward.execution.task import Advance, Executor, Task, count_one
-from inward.judging.make import battle_prior
 from inward.judging.stage import score_outputs
 from inward.models.identity import fingerprint
 from inward.records import Output, Score, Verdict, content_id
@@ -53,7 +52,7 @@ def audit_run(run: RunDir, recipe: Recipe) -> list[Stage]:
     found = []
     for arm in recipe.arms:
         for t in run.iterations(arm):
-            prior = battle_prior(recipe.judge)
+            prior = recipe.judge.battle_prior
             for name, folder in _judged(run.iteration(arm, t)):
                 complete, audited = _audit_folder(folder, prior if name == SAMPLES else None)
                 found.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
@@ -115,12 +114,14 @@ def audited(judge: JudgeSettings) -> JudgeSettings:
 
     Raises UsageError for a routed judge: what gold data would take which route nobody has said.
     """
+    from inward.judging.make import in_both_orders
+
     if isinstance(judge, RoutedJudge):
         raise UsageError(
             "judge.kind = 'routed' is several judges, and gold data says nothing of routes: put the judge of one route into "
             "the recipe as judge, and audit that"
         )
-    return judge.model_copy(update={"scheme": "full"}) if isinstance(judge, PairwiseJudge) else judge
+    return in_both_orders(judge) if isinstance(judge, PairwiseJudge) else judge
 
 
 def folder_of(judge: JudgeSettings, name: str, out: Path) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import Recipe
-from inward.errors import UsageError
 from inward.execution.choose import count_workers
 from inward.execution.task import Resource
 from inward.stages.set_up import set_up
@@ -17,29 +16,45 @@ if TYPE_CHECKING:
 
 
 def engine_of(recipe: Recipe, model: Path, base: Path | None = None) -> Resource[Engine]:
-    """Return the engine of a recipe for a model folder, or for an adapter on `base`."""
-    return Resource(kind="engine", key=(str(model), str(base)), make=partial(start_engine, recipe, model, base))
+    """Return the engine of a recipe for a model folder, or for an adapter on `base`.
+
+    An engine that was made in the same way takes the model by itself (`Engine.load`).
+    """
+    made = (recipe.sampling.engine, recipe.model.dtype, recipe.sampling.rows, recipe.model.trust_remote_code)
+    return Resource(
+        kind=f"engine {made}",
+        key=(str(model), str(base)),
+        make=partial(start_engine, recipe, model, base),
+        renew=partial(_take_model, model, base),
+        close=_close,
+    )
 
 
 def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
     """Load an engine in the process that samples.
 
-    Raises UsageError where the recipe wants a reference that the engine cannot give: with the run's first samples, whatever
-    these are for.
+    Raises UsageError where the recipe asks for what the engine cannot do: with the run's first samples, whatever these are for.
     """
-    from inward.engines.transformers.engine import load_engine
+    from inward.engines.engine import require_abilities
+    from inward.engines.load import load_engine
 
     set_up(recipe, count_workers(recipe.execution))
     engine = load_engine(
         model,
+        recipe.sampling.engine,
         base=base,
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
     )
-    if recipe.training.reference == "sampler" and not engine.gives_logps:
-        raise UsageError(
-            "training.reference = 'sampler' needs an engine that gives the raw log-probabilities of what it draws, and this "
-            "one does not: leave training.reference out, and the reference is computed before training"
-        )
+    scaffolded = recipe.thought.scaffold is not None and "thinking" in recipe.arms
+    require_abilities(engine, logps=recipe.training.reference == "sampler", scaffold=scaffolded)
     return engine
+
+
+def _take_model(model: Path, base: Path | None, engine: Engine) -> None:
+    engine.load(model, base)
+
+
+def _close(engine: Engine) -> None:
+    engine.close()

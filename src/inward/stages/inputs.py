@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inward.config import Recipe
 from inward.errors import RunChangedError, UsageError
 from inward.models.identity import fingerprint
 from inward.records import Prompt, content_id
@@ -90,21 +91,40 @@ def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:
 
 def _pin(run: Run, seed: Path, dealt: Draw) -> None:
     """Note what the run starts from, or refuse to go on from something else. More iterations may be added at the end."""
-    path = run.dir.root / "inputs.json"
-    wanted = {
+    from inward.judging.make import judge_contents
+
+    path, recipe = run.dir.root / "inputs.json", run.recipe
+    wanted: dict[str, Any] = {
         "seed_model": fingerprint(seed),
         "validation": _digest(dealt.validation),
         "iterations": [_digest(prompts) for prompts in dealt.iterations],
+        "judges": judge_contents(recipe.judge) | _validation_contents(recipe, dealt),
     }
     stored = read_json(path) if path.exists() else wanted
     remedy = "restore what the run was begun with, or start a new run with another --out"
     if stored["seed_model"] != wanted["seed_model"]:
         raise RunChangedError(f"model.path {run.recipe.model.path!r} holds another model than when the run was begun: {remedy}")
+    for key, digest in stored.get("judges", {}).items():
+        if wanted["judges"].get(key, digest) != digest:
+            raise RunChangedError(f"{key} names something else than when the run was begun: its content has changed; {remedy}")
     common = min(len(stored["iterations"]), len(wanted["iterations"]))
     if stored["validation"] != wanted["validation"] or stored["iterations"][:common] != wanted["iterations"][:common]:
         raise RunChangedError(f"prompts.sources hold other prompts than when the run was begun: {remedy}")
     if not path.exists() or len(wanted["iterations"]) != len(stored["iterations"]):
         write_json(path, wanted)
+
+
+def _validation_contents(recipe: Recipe, dealt: Draw) -> dict[str, str]:
+    """Return digests of what the measurement of models depends on and the recipe only names."""
+    from inward.evaluation.measurement import read_baseline
+    from inward.judging.make import judge_contents
+
+    validation = recipe.validation
+    contents = {} if validation.judge is None else judge_contents(validation.judge, "validation.judge")
+    if validation.baseline is not None:
+        answers = read_baseline(validation.baseline, dealt.validation)
+        contents["validation.baseline"] = content_id(*(repr(item) for item in sorted(answers.items())))
+    return contents
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

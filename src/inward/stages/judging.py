@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from inward.stages.set_up import set_up
 from inward.storage import write_json
 
 if TYPE_CHECKING:
+    from inward.evaluation.measurement import Measurement
     from inward.judging.judge import Judge
     from inward.sampling.lengths import Measure
 
@@ -42,12 +43,11 @@ def judge(now: ArmIteration, prompts: Sequence[Prompt], outputs: Sequence[Output
 
 def score(now: ArmIteration, outputs: Sequence[Output], verdicts: Sequence[Verdict]) -> list[Score]:
     """Turn verdicts into one score an output. Stops the run where nothing was scored, or where the judge is broken."""
-    from inward.judging.make import battle_prior
     from inward.judging.stage import require_some_scores, score_outputs
     from inward.trust.limits import check_limits
 
     recipe = now.run.recipe
-    work = partial(score_outputs, outputs, prior=battle_prior(recipe.judge))
+    work = partial(score_outputs, outputs, prior=recipe.judge.battle_prior)
     scores = now.complete_at_once("scores", Score, verdicts, work, identify=lambda verdict: verdict.id)
     require_some_scores(scores)
     check_limits(outputs, verdicts, scores, recipe.judge_limits, where=now.name)
@@ -65,6 +65,26 @@ def judge_outputs(
     measure: Measure | None = None,
 ) -> list[Verdict]:
     """Have outputs judged, whole groups together. `measure` gives the lengths that length control goes by, else characters."""
+    work = partial(_judge_shard, tuple(prompts), measure)
+    return _complete(now, folder, outputs, settings, work, stage=stage)
+
+
+def judge_measured(
+    now: ArmIteration, folder: Path, measurement: Measurement, outputs: Sequence[Output], *, stage: str
+) -> list[Verdict]:
+    """Have a model's outputs judged as a measurement asks: each by itself, or against the baseline's answers."""
+    return _complete(now, folder, outputs, measurement.asked_judge, partial(_measure_shard, measurement), stage=stage)
+
+
+def _complete(
+    now: ArmIteration,
+    folder: Path,
+    outputs: Sequence[Output],
+    settings: JudgeSettings,
+    work: Callable[[Judge, Sequence[Output], Advance], list[Verdict]],
+    *,
+    stage: str,
+) -> list[Verdict]:
     run = now.run
     needs = needs_of(settings)
     shards = cut(
@@ -79,7 +99,7 @@ def judge_outputs(
         place=now.place(stage),
         shards=shards,
         resource=judge_of(run.recipe, settings),
-        work=partial(_judge_shard, tuple(prompts), measure),
+        work=work,
         needs=needs,
         calls=count_one,
         spent=spent_by,
@@ -95,9 +115,7 @@ def judge_of(recipe: Recipe, settings: JudgeSettings) -> Resource[Judge]:
 
 def needs_of(settings: JudgeSettings) -> Needs:
     """Return what judging takes: workers for a judge that is a model here, several shards at once for one at an endpoint."""
-    from inward.judging.make import loads_model
-
-    model = loads_model(settings)
+    model = settings.holds_model
     return Needs(model=model, at_once=1 if model or not _asks_endpoint(settings) else SHARDS_AT_ONCE)
 
 
@@ -107,9 +125,9 @@ def spent_by(judge: Judge) -> dict[str, Any]:
 
 
 def _start_judge(recipe: Recipe, settings: JudgeSettings) -> Judge:
-    from inward.judging.make import loads_model, make_judge
+    from inward.judging.make import make_judge
 
-    if loads_model(settings):
+    if settings.holds_model:
         set_up(recipe, count_workers(recipe.execution))
     pairing = recipe.pairing  # "auto" is known only once all is judged: until then the middle of what it may come to
     return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho)
@@ -123,6 +141,14 @@ def _judge_shard(
     ids = {output.prompt_id for output in outputs}
     lengths = None if measure is None else {id_: length.response for id_, length in measure(outputs).items()}
     verdicts = judge_groups([prompt for prompt in prompts if prompt.id in ids], outputs, judge, lengths=lengths)
+    advance(len(outputs), 0)
+    return verdicts
+
+
+def _measure_shard(measurement: Measurement, judge: Judge, outputs: Sequence[Output], advance: Advance) -> list[Verdict]:
+    from inward.evaluation.measurement import judge_measured
+
+    verdicts = judge_measured(measurement, outputs, judge)
     advance(len(outputs), 0)
     return verdicts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +11,12 @@ from inward.config import Arm, Recipe
 from inward.execution.cut import cut
 from inward.execution.task import Advance, Needs, Task
 from inward.records import Output, Prompt
+from inward.sampling.draws import Draws
 from inward.stages.engine import engine_of
 from inward.stages.run import ArmIteration
 
 if TYPE_CHECKING:
     from inward.engines.engine import Engine
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draws:
-    """How outputs are drawn of each prompt: how many (`k`), in how many `tries` at most where the format breaks, at which
-    temperature, how long at most in tokens, and whether with log-probabilities."""
-
-    k: int
-    tries: int
-    temperature: float
-    max_new_tokens: int
-    logps: bool = False
 
 
 def sample(now: ArmIteration, prompts: Sequence[Prompt], model: Path) -> list[Output]:

@@ -6,14 +6,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inward.config import Arm
 from inward.records import Evaluation, Prompt
 from inward.runs.directory import RunDir
-from inward.stages.judging import judge_outputs
+from inward.sampling.draws import Draws
+from inward.stages.judging import judge_measured
 from inward.stages.run import ArmIteration, Run
-from inward.stages.sampling import Draws, draw_outputs
+from inward.stages.sampling import draw_outputs
 from inward.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from inward.evaluation.win_rates import Baseline
 
 
 def measure_seed(run: Run, arm: Arm, seed: Path, prompts: Sequence[Prompt]) -> None:
@@ -30,7 +35,40 @@ def validate(
 ) -> Evaluation:
     """Measure a model on the validation prompts with fresh samples; a format error is sampled again, up to a limit."""
     name = name or model.name
-    return measure(now, now.folder / "validation" / name, model, prompts, base=base, name=name, purpose="validation")
+    folder, baseline = now.folder / "validation" / name, validation_baseline(now.run, prompts)
+    return measure(now, folder, model, prompts, base=base, name=name, purpose="validation", baseline=baseline)
+
+
+def validation_baseline(run: Run, prompts: Sequence[Prompt]) -> Baseline | None:
+    """Return the answers that a pairwise judge compares models with; None for a judge that scores each by itself.
+
+    They are those of the file `validation.baseline`, else the seed's in the direct format. The direct arm's own measurement of
+    the seed has the same outputs; without that arm they are drawn for this alone.
+    """
+    from inward.evaluation.measurement import needs_baseline, read_baseline
+    from inward.evaluation.win_rates import answers_of
+    from inward.stages.inputs import seed_model
+
+    if not needs_baseline(run.recipe.validation_judge):
+        return None
+    if (path := run.recipe.validation.baseline) is not None:
+        return read_baseline(path, prompts)
+    first, draws = ArmIteration(run, "direct", 0), draws_of(run)
+    folder = first.folder / "validation" / "seed" / "outputs"
+    seed = seed_model(run)
+    outputs = draw_outputs(first, folder, prompts, seed, draws, stage="validation of seed", purpose="validation")
+    return answers_of(outputs)
+
+
+def draws_of(run: Run, max_new_tokens: int | None = None) -> Draws:
+    """Return how a model's outputs are drawn to measure it."""
+    settings = run.recipe.validation
+    return Draws(
+        k=settings.samples,
+        tries=settings.tries,
+        temperature=settings.temperature,
+        max_new_tokens=max_new_tokens or run.recipe.sampling.max_new_tokens,
+    )
 
 
 def measure(
@@ -43,30 +81,24 @@ def measure(
     purpose: str,
     base: Path | None = None,
     max_new_tokens: int | None = None,
+    baseline: Baseline | None = None,
 ) -> Evaluation:
     """Sample, judge and sum up a model on a set of prompts; everything is stored under `folder`."""
-    from inward.evaluation.summarise import evaluate
-    from inward.judging.make import lowest_score
-    from inward.judging.stage import require_some_scores, score_outputs
+    from inward.evaluation.measurement import Measurement, evaluate_measured, score_measured
+    from inward.judging.stage import require_some_scores
     from inward.trust.limits import check_limits
 
-    settings, recipe = now.run.recipe.validation, now.run.recipe
-    judge = recipe.validation_judge
-    draws = Draws(
-        k=settings.samples,
-        tries=settings.tries,
-        temperature=settings.temperature,
-        max_new_tokens=max_new_tokens or recipe.sampling.max_new_tokens,
-    )
+    recipe, draws = now.run.recipe, draws_of(now.run, max_new_tokens)
+    measurement = Measurement(prompts=tuple(prompts), draws=draws, judge=recipe.validation_judge, baseline=baseline)
     stage = f"{purpose} of {name}"
     outputs = draw_outputs(now, folder / "outputs", prompts, model, draws, stage=stage, purpose=purpose, base=base)
-    verdicts = judge_outputs(now, folder / "verdicts", prompts, outputs, judge, stage=f"judging, {stage}")
-    scores = score_outputs(outputs, verdicts)
+    verdicts = judge_measured(now, folder / "verdicts", measurement, outputs, stage=f"judging, {stage}")
+    scores = score_measured(measurement, outputs, verdicts)
     if now.t == 0 or any(output.response is not None for output in outputs):
         require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
-    if now.t == 0 and purpose == "validation":
+    if now.t == 0 and purpose == "validation" and baseline is None:
         check_limits(outputs, verdicts, scores, recipe.judge_limits, where=f"{now.arm} {stage}")
-    evaluation = evaluate(name, now.arm, outputs, scores, settings, verdicts=verdicts, lowest=lowest_score(judge))
+    evaluation = evaluate_measured(measurement, name, now.arm, outputs, verdicts, scores, recipe.validation)
     write_json(folder / "evaluation.json", asdict(evaluation))
     return evaluation
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from inward.config import Dtype
-from inward.engines.engine import Completion, Decoding, Progress, Request, Scaffold
+from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
 from inward.engines.row import check_lengths, make_rules
 from inward.engines.transformers.decode import Decoder, decode
 from inward.engines.transformers.likelihood import continuation_logps
@@ -25,24 +25,58 @@ from inward.engines.transformers.logps import opening_logps
 from inward.engines.transformers.padded import PaddedDecoder
 from inward.engines.transformers.shared_prefix import SharedPrefixDecoder, why_unsupported
 from inward.errors import UsageError
-from inward.hardware import device, resolve_dtype
+from inward.hardware import device, give_back_memory, resolve_dtype
 from inward.models.tokenizer import context_of, encode_chat, load_tokenizer, plain_text, stop_tokens
 
 log = logging.getLogger(__name__)
 TRIAL = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class TransformersEngine:
-    """An `Engine` over a loaded model; `load_engine` makes one. `rows` completions are drawn side by side."""
+    """An `Engine` over a model in this process; `load_engine` makes one. `rows` completions are drawn side by side.
 
-    model: Any
-    tokenizer: Any
+    `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples.
+    """
+
     rows: int
-    context: int
-    stops: frozenset[int]
-    shared: bool
-    gives_logps: bool = True
+    dtype: Dtype
+    trust_remote_code: bool
+    model: Any = None
+    tokenizer: Any = None
+    context: int = 0
+    stops: frozenset[int] = frozenset()
+    shared: bool = False
+
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities(logps=True, scaffolds=True, reload=True)
+
+    def load(self, folder: Path | str, base: Path | None = None) -> None:
+        """Take the model of a folder or Hub name, or the adapter there, merged in fp32 into `base`.
+
+        Without `base` that is the model the adapter's settings name, by a path that may no longer hold. The new model is read
+        before the held one is let go, so that a folder that cannot be loaded (UsageError) changes nothing.
+        """
+        adapter = str(folder) if (Path(folder) / "adapter_config.json").is_file() else None
+        weights = str(folder) if adapter is None else str(base or _base_of(adapter))
+        tokenizer = load_tokenizer(weights, trust_remote_code=self.trust_remote_code)
+        model = _load_model(weights, adapter, self.trust_remote_code)
+        self.close()
+        target = device()
+        model = model.to(device=target, dtype=resolve_dtype(self.dtype, target)).eval()
+        with torch.inference_mode():
+            pack(model, self.rows)
+            unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
+        if unsupported:
+            log.warning("%s decodes through the slower padded cache: %s", folder, unsupported)
+        self.model, self.tokenizer, self.shared = model, tokenizer, unsupported is None
+        self.context, self.stops = context_of(model.config, tokenizer), stop_tokens(model, tokenizer)
+
+    def close(self) -> None:
+        """Give back the model's memory: to the system on a processor, to this process on a GPU."""
+        self.model = None
+        give_back_memory()
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """Apply the chat template with the generation prompt. The template writes all special tokens, so none is added."""
@@ -60,8 +94,10 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Draw `k` completions of every request, ordered by request and index.
 
-        Raises `UsageError` for a prompt that does not fit into the context and for a scaffold without room to respond.
+        Raises `UsageError` for a prompt that does not fit into the context, for a scaffold without room to respond, and where
+        the engine is closed.
         """
+        self._require_open()
         rules = make_rules(decoding, scaffold, stops=self.stops, encode=self.tokens, decode=self._text)
         check_lengths(requests, rules, self.context)
         decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
@@ -77,14 +113,19 @@ class TransformersEngine:
 
     def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Return log P(tail | stem) for each stem and each tail (`likelihood`)."""
+        self._require_open()
         return continuation_logps(self.model, stems, tails, rows=self.rows, share=self.shared)
+
+    def _require_open(self) -> None:
+        if self.model is None:
+            raise UsageError(CLOSED)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return plain_text(self.tokenizer, tokens)
 
 
 def load_engine(
-    model_path: Path | str,
+    model: Path | str,
     *,
     base: Path | None = None,
     dtype: Dtype = "auto",
@@ -92,32 +133,15 @@ def load_engine(
     trust_remote_code: bool = False,
     threads: int | None = None,
 ) -> TransformersEngine:
-    """Load a model folder or Hub name; a folder that holds a `peft` adapter is merged into its base in fp32 first.
+    """Return an engine that holds the model of a folder or Hub name, as `TransformersEngine.load` takes it.
 
-    `base` is the model to merge an adapter into. Without it that is the one the adapter's settings name, by a path that may
-    no longer hold. Only an adapter reads it.
     `dtype` "auto" is bf16 where the device computes in it, else fp32. Raises `UsageError` if the model cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    place = device()
-    adapter = str(model_path) if (Path(model_path) / "adapter_config.json").is_file() else None
-    weights = str(model_path) if adapter is None else str(base or _base_of(adapter))
-    tokenizer = load_tokenizer(weights, trust_remote_code=trust_remote_code)
-    model = _load_model(weights, adapter, trust_remote_code).to(device=place, dtype=resolve_dtype(dtype, place)).eval()
-    with torch.inference_mode():
-        pack(model, rows)
-        unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
-    if unsupported:
-        log.warning("%s decodes through the slower padded cache: %s", model_path, unsupported)
-    return TransformersEngine(
-        model=model,
-        tokenizer=tokenizer,
-        rows=rows,
-        context=context_of(model.config, tokenizer),
-        stops=stop_tokens(model, tokenizer),
-        shared=unsupported is None,
-    )
+    engine = TransformersEngine(rows=rows, dtype=dtype, trust_remote_code=trust_remote_code)
+    engine.load(model, base)
+    return engine
 
 
 def _load_model(path: str, adapter: str | None, trust_remote_code: bool) -> Any:

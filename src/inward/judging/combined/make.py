@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
-from inward.config import CascadeJudge, CombinedJudge, PairwiseJudge, PanelJudge, RoutedJudge, SingleJudge
+from inward.config import CascadeJudge, CombinedJudge, PanelJudge, RoutedJudge
 from inward.errors import MissingExtraError, UsageError
 from inward.judging.combined.group_scores import Part
 from inward.judging.combined.judges import Cascade, Panel, Routed
 from inward.judging.judge import Judge
+from inward.judging.make import check_judge, make_judge
 from inward.records import Prompt
 
 SHOWN = 8
 """How many names an error lists."""
 
 
-def combine(settings: CombinedJudge, make: Callable[[SingleJudge], Judge], *, rho: float) -> Cascade | Panel | Routed:
-    """Return the judge, its parts made by `make`: equal settings once, so that no model is held twice."""
+def load(settings: CombinedJudge, *, rho: float) -> Cascade | Panel | Routed:
+    """Return the judge with its parts. Parts of equal settings are made once, so that no model is held twice."""
     made: dict[str, Judge] = {}
     parts: dict[str, Part] = {}
     for key, part in settings.parts.items():
         same = part.model_dump_json()
-        made[same] = made.get(same) or make(part)
-        parts[key] = Part(key=key, judge=made[same], prior=part.prior if isinstance(part, PairwiseJudge) else None)
+        made[same] = made.get(same) or make_judge(part, rho=rho)
+        parts[key] = Part(key=key, judge=made[same], prior=part.battle_prior)
     if isinstance(settings, CascadeJudge):
         return Cascade(first=parts["first"], then=parts["then"], sure=settings.sure, rho=rho)
     if isinstance(settings, PanelJudge):
@@ -40,16 +41,15 @@ def route_of(settings: RoutedJudge, prompt: Prompt) -> str | None:
     return "otherwise" if settings.otherwise is not None else None
 
 
-def check(
-    settings: CombinedJudge, prompts: Sequence[Prompt], check_one: Callable[[SingleJudge, Sequence[Prompt]], None]
-) -> None:
+def check(settings: CombinedJudge, prompts: Iterable[Prompt]) -> None:
     """Check each part on the prompts it will judge, and that routes take every prompt. Raises `UsageError`."""
+    prompts = list(prompts)
     if isinstance(settings, RoutedJudge):
         _check_routes(settings, prompts)
     for key, part in settings.parts.items():
         own = [p for p in prompts if route_of(settings, p) == key] if isinstance(settings, RoutedJudge) else prompts
         try:
-            check_one(part, own)
+            check_judge(part, own)
         except MissingExtraError:
             raise
         except UsageError as error:

@@ -8,7 +8,7 @@ as in the paper, but it is kept as an error: a response of which no battle was d
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from inward.judging.tournament.run import run_tournament
 from inward.judging.tournament.schemes import Scheme, full, in_pairs
 from inward.models.identity import content_digest
 from inward.models.names import local_folder
-from inward.records import Verdict
+from inward.records import Prompt, Verdict
 from inward.storage import cache_dir
 
 ALONE = "no other response to compare it with"
@@ -68,7 +68,7 @@ def load(settings: PairwiseJudge, *, rho: float) -> Pairwise:
     return Pairwise(comparer=comparer, scheme=in_pairs(scheme) if paired else scheme, scheme_name=name)
 
 
-def check(settings: PairwiseJudge) -> None:
+def check(settings: PairwiseJudge, prompts: Iterable[Prompt]) -> None:
     """Look for the judge's key or model and try its chat template, without loading weights. Raises `UsageError`."""
     if settings.endpoint is not None:
         from inward.judging.pairwise import endpoint
@@ -188,7 +188,8 @@ def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
             return LLMComparer(chat=chat, form=form, max_tokens=settings.max_tokens, turn=turn)
         there = EndpointLabelScorer(chat=chat)
         return ProbabilityComparer(label_scorer=there, form=form, turn=turn, both_orders=settings.both_orders)
-    from inward.engines.transformers.engine import load_engine
+    from inward.engines.engine import Likelihood
+    from inward.engines.load import load_engine
     from inward.judging.pairwise.engine_chat import EngineChat, EngineLabelScorer
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
@@ -197,5 +198,7 @@ def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
     if by_text:
         local = EngineChat(engine=engine, name=settings.path)
         return LLMComparer(chat=local, form=form, max_tokens=settings.max_tokens, turn=turn)
+    if not isinstance(engine, Likelihood):
+        raise UsageError("judge.verdict = 'probability' needs an engine that says how likely a text is: use 'text'")
     here = EngineLabelScorer(engine=engine, name=settings.path)
     return ProbabilityComparer(label_scorer=here, form=form, turn=turn, both_orders=settings.both_orders)

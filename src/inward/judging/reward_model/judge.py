@@ -14,7 +14,7 @@ tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
@@ -26,6 +26,7 @@ from inward.judging.reward_model import prefix as reward_prefix
 from inward.judging.reward_model.conversations import Conversations, Family, Row, batches, by_content, families, unused_id
 from inward.judging.reward_model.heads import Reading
 from inward.judging.spending import Spending
+from inward.records import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +193,12 @@ class RewardModel:
         return ROUNDING[str(self._dtype).removeprefix("torch.")]
 
 
-def check(settings: RewardModelJudge) -> None:
+def load(settings: RewardModelJudge, *, rho: float) -> RewardModel:
+    """Return the judge, its model loaded. `rho` alters nothing: each response is scored by itself."""
+    return RewardModel(settings)
+
+
+def check(settings: RewardModelJudge, prompts: Iterable[Prompt]) -> None:
     """Look at the model's configuration only: a wrong name shows before anything is sampled. Raises `UsageError`."""
     reward_heads.check(settings)
 

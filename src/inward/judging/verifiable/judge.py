@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,17 @@ class Verifiable:
         if self.settings.strictness == "loose":
             return float(check.loose)
         return (check.strict + check.loose) / 2
+
+
+def load(settings: VerifiableJudge, *, rho: float) -> Verifiable:
+    """Return the judge. `rho` alters nothing: each response is checked by itself."""
+    return Verifiable(settings)
+
+
+def check(settings: VerifiableJudge, prompts: Iterable[Prompt]) -> None:
+    """Raise MissingExtraError where a prompt has constraints and their checkers are not installed."""
+    if any(prompt.constraints for prompt in prompts):
+        checkers.require()
 
 
 def _entry(name: str, check: checkers.Check) -> dict[str, Any]:

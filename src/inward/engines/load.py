@@ -1,0 +1,43 @@
+"""The table of engines, and the only place that makes one: sampling, judging, evaluation, chat and serving all come here.
+
+A new engine takes one new file, with a function that has the signature of `Maker`, and one line in `ENGINES`; its name goes
+into `inward.config.EngineKind`, so that `sampling.engine` accepts it. tests/contract/test_engines.py says what it has to hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Protocol
+
+from inward.config import Dtype, EngineKind
+from inward.engines.engine import Engine
+from inward.functions import named
+
+
+class Maker(Protocol):
+    """Makes an engine that holds the model of a folder or Hub name, or the adapter in a folder merged into `base`."""
+
+    def __call__(self, model: Path | str, *, base: Path | None, dtype: Dtype, rows: int, trust_remote_code: bool) -> Engine: ...
+
+
+ENGINES: Final[dict[EngineKind, str]] = {
+    "transformers": "inward.engines.transformers.engine:load_engine",
+}
+"""The function that makes each kind of engine."""
+
+
+def load_engine(
+    model: Path | str,
+    kind: EngineKind = "transformers",
+    *,
+    base: Path | None = None,
+    dtype: Dtype = "auto",
+    rows: int = 128,
+    trust_remote_code: bool = False,
+) -> Engine:
+    """Return an engine of a kind that holds a model, or an adapter merged into `base`, drawing `rows` completions at a time.
+
+    Raises UsageError where the model cannot be loaded, and MissingExtraError where the engine's package is not installed.
+    """
+    make: Maker = named(ENGINES[kind])
+    return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code)
