@@ -126,7 +126,7 @@ def test_a_checkpoint_that_lost_the_format_does_not_stop_the_run_but_a_seed_does
 ) -> None:
     broken = [output("p.0", response=None), output("p.1", response=None)]
     monkeypatch.setattr(validation, "draw_outputs", lambda *_, **__: broken)
-    monkeypatch.setattr(validation, "judge_outputs", lambda *_, **__: [])
+    monkeypatch.setattr(validation, "judge_measured", lambda *_, **__: [])
     here = ArmIteration(Run(recipe(), run, Silent()), "thinking", t)
     if t == 0:
         with pytest.raises(JudgeError, match=r"thought\.scaffold"):

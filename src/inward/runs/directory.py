@@ -11,24 +11,8 @@ runs/<name>/
 
 from __future__ import annotations
 
-import json
-import platform
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
-
-from inward.config import Recipe, recipe_json
-from inward.errors import RunChangedError, RunLockedError, UsageError
-from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +54,3 @@ class RunDir:
     def iterations(self, arm: str) -> list[int]:
         """Return the numbers of the iterations begun so far, 0 (the seed) included."""
         return sorted(int(path.name[5:]) for path in (self.root / arm).glob("iter_[0-9][0-9][0-9]") if path.is_dir())
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,37 +1,25 @@
 """Opening a run directory: who may write to it, and whether a recipe may continue what it holds."""
 
 from __future__ import annotations
+
 import json
-import platform
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
 from pydantic import ValidationError
-from inward.config import Recipe, recipe_json
+
+from inward.config import Recipe, harmless_keys, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
 from inward.runs.directory import RunDir
 from inward.runs.provenance import provenance
-from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
-
-
-
-HARMLESS = re.compile(
-    r"execution\.(isolate|processes|shard|workers|shard_prompts|threads)|judge_limits\..*|training\.(trackers|tracker_project|tracker_run)|"
-    r"(validation\.)?judge\.(\w+\.)*(cache|endpoint\.(concurrency|key_env|timeout_s|retries|price_in|price_out))"
-)
-"""Settings that cannot alter what is stored: how a stage is run, whether a verdict is looked up or asked, and how an endpoint
-is asked and paid (what it answers is not in our hands). Another number of processes rounds otherwise, as do weights cut
-over them, and that is all.
-`iterations` may change as well, but not to fewer than have begun: prompts are drawn the same way."""
+from inward.storage import TEMPORARY, remove_leftovers, storage_errors, write_bytes, write_json
 
 START_UP = (".lock", "config.json", "costs.jsonl", "progress.json", "provenance.json", "recipe.toml")
 """What a run directory holds before any stage has stored a record."""
+
 
 def open_existing(path: Path) -> tuple[RunDir, Recipe]:
     """Open a run to read it. Raises UsageError where there is none."""
@@ -101,7 +89,8 @@ def _begun(run: RunDir) -> bool:
 
 def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
     before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and not HARMLESS.fullmatch(key)]
+    harmless = harmless_keys(stored) | harmless_keys(wanted)
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in harmless]
     begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
     if "iterations" in changed and wanted.iterations >= begun:
         changed.remove("iterations")
@@ -126,5 +115,3 @@ def command_to_go_on(argv: list[str] | None = None) -> str:
 
     words = sys.argv if argv is None else argv
     return shlex.join(["inward", *words[1:]])
-
-

@@ -1,25 +1,17 @@
 """What a run was made with: versions, hardware, seed, and the commit of a source checkout."""
 
 from __future__ import annotations
-import json
+
 import platform
-import re
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from pydantic import ValidationError
-from inward.config import Recipe, recipe_json
-from inward.errors import RunChangedError, RunLockedError, UsageError
-from inward.storage import TEMPORARY, read_json, remove_leftovers, storage_errors, write_bytes, write_json
 
-
+from inward.config import Recipe
 
 PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "if-verifiable")
+
 
 def provenance(recipe: Recipe) -> dict[str, Any]:
     """Return what the run was made with: versions, seed, hardware, and the commit of a source checkout."""
@@ -59,5 +51,3 @@ def _commit() -> str | None:
     except FileNotFoundError:
         return None
     return answer.stdout.strip() or None
-
-

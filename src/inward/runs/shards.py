@@ -1,9 +1,9 @@
 """Records to Parquet shards and back. A shard exists whole or not at all.
 
 The name of a shard says which of how many it is, and holds a hash of the ids of what it was made from, so that "resume" is
-nothing but doing the shards that are missing. The same records always give the same bytes: no time, host or version is written into the file.
-A field whose default is None has no column where no record of the shard sets it, and a column that is not there reads as None:
-so a field that is added for those who ask for it changes no file of the others, old or new.
+nothing but doing the shards that are missing. The same records always give the same bytes: no time, host or version is
+written into the file. A field whose default is None has no column where no record of the shard sets it, and a column that is
+not there reads as None: so a field that is added for those who ask for it changes no file of the others, old or new.
 """
 
 from __future__ import annotations

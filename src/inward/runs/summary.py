@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import Recipe
-from inward.runs.ledger import Cost, seconds_by_stage, spent_on_judging
 from inward.runs.directory import RunDir
+from inward.runs.ledger import Cost, seconds_by_stage, spent_on_judging
 from inward.storage import read_json
 
 FIGURES = (
