@@ -153,5 +153,5 @@ def _failures() -> tuple[type[Exception], ...]:
 def _number(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _NUMBER.search(str(error))
-    return int(found[1] or found[2]) if found else 0
+    match = _NUMBER.search(str(error))
+    return int(match[1] or match[2]) if match else 0

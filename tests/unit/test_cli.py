@@ -383,7 +383,7 @@ def test_pairs_go_out_as_chat_turns_with_thought_and_response(
     assert call(monkeypatch, "export", str(run.root), "pairs", "--out", str(lines)) == 0
     assert call(monkeypatch, "export", str(run.root), "pairs", "--iteration", "1", "--out", str(table)) == 0
     (row,) = [json.loads(text) for text in lines.read_text(encoding="utf-8").splitlines()]
-    assert pq.read_table(table).to_pylist() == [row] == pair_rows(reading.view(run.root, "thinking", 1, "pairs"))
+    assert pq.read_table(table).to_pylist() == [row] == pair_rows(reading.open_view(run.root, "thinking", 1, "pairs"))
     assert row["prompt"][-1]["content"].endswith("User query: Name a [red] fruit.")
     assert row["chosen"] == [{"role": "assistant", "content": join(SPECIFIC, "red, so", "A cherry.")}]
     assert row["rejected"] == [{"role": "assistant", "content": join(SPECIFIC, "yellow?", "A banana.")}]
@@ -392,7 +392,7 @@ def test_pairs_go_out_as_chat_turns_with_thought_and_response(
 def test_exported_pairs_are_what_trl_takes_for_a_conversational_preference(run: RunDir) -> None:
     from trl.data_utils import is_conversational
 
-    assert is_conversational(pair_rows(reading.view(run.root, "thinking", 1, "pairs"))[0])
+    assert is_conversational(pair_rows(reading.open_view(run.root, "thinking", 1, "pairs"))[0])
 
 
 def test_an_exported_model_brings_its_thought_format(

@@ -70,23 +70,23 @@ def audit(
     run, recipe = _open(target, overrides or [], bool(gold))
     files = _read(gold or [], columns or [], limit)
     stages = _stages(run, recipe) if run else []
-    place = out or (run.root / "audit" if run else _cache())
+    folder = out or (run.root / "audit" if run else _cache())
     reporter = make_reporter()
     try:
-        found = {name: _ask(recipe, name, pairs, place, reporter) for name, pairs in files.items()}
+        gold_audits = {name: _ask(recipe, name, pairs, folder, reporter) for name, pairs in files.items()}
     except KeyboardInterrupt:
         reporter.close()
-        reporter.say(f"\nStopped. What the judge said is kept in {place}; to go on:\n  {command_to_go_on()}")
+        reporter.say(f"\nStopped. What the judge said is kept in {folder}; to go on:\n  {command_to_go_on()}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         reporter.close()
     if json_output:
-        output.json_document(_document(target, stages, found, recipe))
+        output.json_document(_document(target, stages, gold_audits, recipe))
         return
     for stage in stages:
         if stage.of in ("samples", "seed"):  # every checkpoint's validation would bury them; --json has all
             _show_stage(stage, recipe)
-    for name, figures in found.items():
+    for name, figures in gold_audits.items():
         _show_gold(name, figures)
 
 
@@ -141,7 +141,7 @@ def _cache() -> Path:
     return cache_dir() / "audit"
 
 
-def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], place: Path, reporter: Any) -> GoldAudit:
+def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], folder: Path, reporter: Any) -> GoldAudit:
     from dataclasses import asdict
 
     from inward.execution.choose import executing
@@ -150,10 +150,10 @@ def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], place: Path, reporter
     from inward.trust.people import audit_gold
 
     with executing(recipe.execution) as executor:
-        verdicts = ask_gold(recipe, pairs, name, place, reporter=reporter, executor=executor)
-    found = audit_gold(pairs, verdicts)
-    write_json(folder_of(audited(recipe.judge), name, place) / "audit.json", asdict(found))
-    return found
+        verdicts = ask_gold(recipe, pairs, name, folder, reporter=reporter, executor=executor)
+    result = audit_gold(pairs, verdicts)
+    write_json(folder_of(audited(recipe.judge), name, folder) / "audit.json", asdict(result))
+    return result
 
 
 def _document(target: str, stages: list[Stage], gold: dict[str, GoldAudit], recipe: Recipe) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _document(target: str, stages: list[Stage], gold: dict[str, GoldAudit], reci
             {**asdict(stage), "limits_broken": [breach.limit for breach in breaches(stage.audit, recipe.judge_limits)]}
             for stage in stages
         ],
-        "gold": {name: asdict(found) for name, found in gold.items()},
+        "gold": {name: asdict(result) for name, result in gold.items()},
     }
 
 
@@ -176,22 +176,22 @@ def _show_stage(stage: Stage, recipe: Recipe) -> None:
 
     of = "samples" if stage.of == "samples" else f"validation of {stage.of}"
     note = "" if stage.complete else ", as far as it is judged"
-    found = stage.audit
-    title = f"{stage.arm} iteration {stage.iteration}, {of}{note}: {found.verdicts} verdicts on {found.prompts} prompts"
-    _show_figures(found, title)
-    _show_reasons(found.reasons)
-    for breach in breaches(found, recipe.judge_limits):
+    figures = stage.audit
+    title = f"{stage.arm} iteration {stage.iteration}, {of}{note}: {figures.verdicts} verdicts on {figures.prompts} prompts"
+    _show_figures(figures, title)
+    _show_reasons(figures.reasons)
+    for breach in breaches(figures, recipe.judge_limits):
         output.write(f"beyond judge_limits.{breach.limit} = {breach.bound:g}: {breach.rule.says}")
 
 
-def _show_gold(name: str, found: GoldAudit) -> None:
-    of = f"{found.pairs} pairs with {found.prompts} prompts"
-    if found.no_majority:
-        of += f", {found.no_majority} without a majority and left out below"
-    output.write(f"judge: {output.clean(found.judge)}\n")
-    _show_figures(found, f"{name}: {found.verdicts} verdicts on {of}")
-    _show_reasons(found.reasons)
-    if found.labels:
+def _show_gold(name: str, result: GoldAudit) -> None:
+    of = f"{result.pairs} pairs with {result.prompts} prompts"
+    if result.no_majority:
+        of += f", {result.no_majority} without a majority and left out below"
+    output.write(f"judge: {output.clean(result.judge)}\n")
+    _show_figures(result, f"{name}: {result.verdicts} verdicts on {of}")
+    _show_reasons(result.reasons)
+    if result.labels:
         heads = ["subset", "pairs", "accuracy, unscored not right", "over scored", "positional agreement", "longer wins"]
         rows = [
             [
@@ -200,27 +200,27 @@ def _show_gold(name: str, found: GoldAudit) -> None:
                 cell(row.accuracy_all),
                 cell(row.accuracy_scored),
                 cell(row.agreement),
-                cell(found.longer_labels[subset].accuracy_all),
+                cell(result.longer_labels[subset].accuracy_all),
             ]
-            for subset, row in found.labels.items()
+            for subset, row in result.labels.items()
         ]
         output.table(heads, rows, title=f"{name}: agreement with the labels")
-    if found.classes and found.longer_classes:
+    if result.classes and result.longer_classes:
         titles = {field: field.replace("_all", ", unscored not right").replace("_scored", " over scored") for field in CLASSES}
         lines: list[list[object]] = [
-            [titles[f], cell(getattr(found.classes, f)), cell(getattr(found.longer_classes, f))] for f in CLASSES
+            [titles[f], cell(getattr(result.classes, f)), cell(getattr(result.longer_classes, f))] for f in CLASSES
         ]
-        if found.people:
-            lines.append(["two people with each other", cell(found.people.agreement), None])
-            lines.append(["two people, Cohen's kappa", found.people.kappa, None])
+        if result.people:
+            lines.append(["two people with each other", cell(result.people.agreement), None])
+            lines.append(["two people, Cohen's kappa", result.people.kappa, None])
         output.table(
             ["agreement with the majority", "judge", "longer wins"], lines, title=f"{name}: three classes, tie, 1 and 2"
         )
     output.write()
 
 
-def _show_figures(found: Any, title: str) -> None:
-    figures = [(says, getattr(found, field, None)) for field, says in FIGURES.items()]
+def _show_figures(audit: Any, title: str) -> None:
+    figures = [(says, getattr(audit, field, None)) for field, says in FIGURES.items()]
     output.table(
         ["figure", "value", "95% interval", "of"],
         [[says, figure.value, interval(figure), figure.n] for says, figure in figures if figure and figure.n],

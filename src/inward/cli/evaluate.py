@@ -36,9 +36,9 @@ def evaluate(
     try:
         with locked(directory):
             compact(directory.costs)  # else a row torn by a kill would run into the next one
-            with tracked(directory.progress, reporter) as told, executing(recipe.execution) as executor:
+            with tracked(directory.progress, reporter) as tracker, executing(recipe.execution) as executor:
                 table = run_benchmark(
-                    Run(recipe, directory, told, executor),
+                    Run(recipe, directory, tracker, executor),
                     prompts,
                     name or prompts.stem,
                     samples=samples,

@@ -36,7 +36,7 @@ def export(
       inward export runs/demo pairs --arm thinking --iteration 1 --out pairs.jsonl
       inward export runs/demo model --out my-thinking-model
     """
-    from inward.cli.reading import view
+    from inward.cli.reading import open_view
     from inward.errors import UsageError
 
     if out.exists():
@@ -44,28 +44,28 @@ def export(
     if what == "model":
         if form is not None:
             raise UsageError("--format is for pairs; a model is always a transformers folder")
-        _export_model(view(run, arm, iteration, "model"), out)
+        _export_model(open_view(run, arm, iteration, "model"), out)
     else:
-        at = view(run, arm, iteration, "pairs")
+        view = open_view(run, arm, iteration, "pairs")
         form = form or ("parquet" if out.suffix == ".parquet" else "jsonl")
-        rows = pair_rows(at)
+        rows = pair_rows(view)
         _write_pairs(rows, out, form)
-        output.note(f"{len(rows)} pairs of {at.arm} iteration {at.t} in {out}")
+        output.note(f"{len(rows)} pairs of {view.arm} iteration {view.t} in {out}")
 
 
-def pair_rows(at: View) -> list[dict[str, Any]]:
+def pair_rows(view: View) -> list[dict[str, Any]]:
     """Return the pairs as chat turns. Chosen and rejected are whole outputs, thought and response, as trained on."""
     from inward.thought import messages
 
-    prompts = {prompt.id: prompt for prompt in at.prompts()}
-    outputs = {item.id: item for item in at.outputs()}
+    prompts = {prompt.id: prompt for prompt in view.prompts()}
+    outputs = {item.id: item for item in view.outputs()}
     return [
         {
-            "prompt": messages(at.format, prompts[pair.prompt_id].text),
+            "prompt": messages(view.format, prompts[pair.prompt_id].text),
             "chosen": [{"role": "assistant", "content": outputs[pair.chosen_id].text}],
             "rejected": [{"role": "assistant", "content": outputs[pair.rejected_id].text}],
         }
-        for pair in at.pairs()
+        for pair in view.pairs()
     ]
 
 
@@ -87,14 +87,14 @@ def _write_pairs(rows: list[dict[str, Any]], out: Path, form: Form) -> None:
     write_bytes(out, sink.getvalue().to_pybytes())
 
 
-def _export_model(at: View, out: Path) -> None:
+def _export_model(view: View, out: Path) -> None:
     import shutil
     from dataclasses import asdict
 
     from inward.storage import whole_folder, write_json
 
-    budget = at.recipe.thought.scaffold.budget if at.recipe.thought.scaffold and at.format.thinks else None
+    budget = view.recipe.thought.scaffold.budget if view.recipe.thought.scaffold and view.format.thinks else None
     with whole_folder(out) as folder:
-        shutil.copytree(at.folder / "model", folder, dirs_exist_ok=True)
-        write_json(folder / "thought_format.json", {**asdict(at.format), "scaffold_budget": budget})
-    output.note(f"the model of {at.arm} iteration {at.t} in {out}; try it: inward chat {out}")
+        shutil.copytree(view.folder / "model", folder, dirs_exist_ok=True)
+        write_json(folder / "thought_format.json", {**asdict(view.format), "scaffold_budget": budget})
+    output.note(f"the model of {view.arm} iteration {view.t} in {out}; try it: inward chat {out}")

@@ -44,7 +44,7 @@ class View:
         return read_stage(self.folder / "pairs", Pair)
 
 
-def view(path: Path, arm: str | None, iteration: int | None, needs: str) -> View:
+def open_view(path: Path, arm: str | None, iteration: int | None, needs: str) -> View:
     """Open one iteration that has `needs` (a stage's folder or a file): the one asked for, else the latest.
 
     The arm is the thinking one unless said otherwise. Raises UsageError where there is none, naming what there is.

@@ -26,8 +26,8 @@ def shipped() -> dict[str, Path]:
     from importlib import metadata
 
     files = metadata.files("inward") or []
-    found = [Path(str(file.locate())).resolve() for file in files if file.suffix == ".toml" and file.parent.name == "recipes"]
-    return {path.stem: path for path in sorted(found)}
+    paths = [Path(str(file.locate())).resolve() for file in files if file.suffix == ".toml" and file.parent.name == "recipes"]
+    return {path.stem: path for path in sorted(paths)}
 
 
 def find_recipe(name: str) -> Path:

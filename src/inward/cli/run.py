@@ -47,8 +47,8 @@ def run(
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
             reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
             compact(directory.costs)
-            with tracked(directory.progress, reporter) as told, executing(settings.execution) as executor:
-                started = Run(settings, directory, told, executor)
+            with tracked(directory.progress, reporter) as tracker, executing(settings.execution) as executor:
+                started = Run(settings, directory, tracker, executor)
                 _announce(started)
                 run_loop(started)
             compact(directory.costs)

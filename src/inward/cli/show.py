@@ -34,33 +34,33 @@ def show(
       inward show runs/demo
       inward show runs/demo --prompt 3f2a --iteration 1
     """
-    from inward.cli.reading import view
+    from inward.cli.reading import open_view
 
-    at = view(run, arm, iteration, "scores")
+    view = open_view(run, arm, iteration, "scores")
     if prompt is None:
-        rows = prompt_rows(at)
+        rows = prompt_rows(view)
         if as_json:
             output.json_document(rows)
         else:
-            _show_table(at, rows, limit)
+            _show_table(view, rows, limit)
         return
-    found = prompt_document(at, prompt)
+    document = prompt_document(view, prompt)
     if as_json:
-        output.json_document(found)
+        output.json_document(document)
     else:
-        _show_prompt(at, found)
+        _show_prompt(view, document)
 
 
-def prompt_rows(at: View) -> list[dict[str, Any]]:
+def prompt_rows(view: View) -> list[dict[str, Any]]:
     """Return one row a prompt, widest spread of scores first; scores are None where nothing was scored."""
     values: dict[str, list[float]] = {}
-    for score in at.scores():
+    for score in view.scores():
         if score.value is not None:
             values.setdefault(score.prompt_id, []).append(score.value)
     errors: dict[str, int] = {}
-    for item in at.outputs():
+    for item in view.outputs():
         errors[item.prompt_id] = errors.get(item.prompt_id, 0) + (item.format_error is not None)
-    kinds = {pair.prompt_id: pair.kind for pair in at.pairs()}
+    kinds = {pair.prompt_id: pair.kind for pair in view.pairs()}
     rows = [
         {
             "id": prompt.id,
@@ -72,23 +72,25 @@ def prompt_rows(at: View) -> list[dict[str, Any]]:
             "format_errors": errors.get(prompt.id, 0),
             "pair": kinds.get(prompt.id),
         }
-        for prompt in at.prompts()
+        for prompt in view.prompts()
         for scores in [values.get(prompt.id, [])]
     ]
     return sorted(rows, key=lambda row: -1.0 if row["spread"] is None else row["spread"], reverse=True)
 
 
-def prompt_document(at: View, wanted: str) -> dict[str, Any]:
-    """Return a prompt and all its outputs, best first; `wanted` is its id or a beginning that only it has."""
+def prompt_document(view: View, beginning: str) -> dict[str, Any]:
+    """Return a prompt and all its outputs, best first; `beginning` is its id or a beginning that only it has."""
     from inward.errors import UsageError
 
-    matches = [prompt for prompt in at.prompts() if prompt.id.startswith(wanted)]
+    matches = [prompt for prompt in view.prompts() if prompt.id.startswith(beginning)]
     if len(matches) != 1:
         what = "no prompt's id begins" if not matches else f"{len(matches)} prompts' ids begin"
-        raise UsageError(f"{what} with {wanted!r} in {at.arm} iteration {at.t}; `inward show {at.run.root}` lists them")
+        raise UsageError(
+            f"{what} with {beginning!r} in {view.arm} iteration {view.t}; `inward show {view.run.root}` lists them"
+        )
     prompt = matches[0]
-    scores = {score.output_id: score for score in at.scores()}
-    roles = {id_: role for pair in at.pairs() for id_, role in ((pair.chosen_id, "chosen"), (pair.rejected_id, "rejected"))}
+    scores = {score.output_id: score for score in view.scores()}
+    roles = {id_: role for pair in view.pairs() for id_, role in ((pair.chosen_id, "chosen"), (pair.rejected_id, "rejected"))}
     outputs = [
         {
             "id": item.id,
@@ -101,13 +103,13 @@ def prompt_document(at: View, wanted: str) -> dict[str, Any]:
             "tokens": len(item.tokens),
             "text": item.text,
         }
-        for item in at.outputs()
+        for item in view.outputs()
         if item.prompt_id == prompt.id
     ]
     outputs.sort(key=lambda row: float("-inf") if row["score"] is None else row["score"], reverse=True)
     return {
-        "arm": at.arm,
-        "iteration": at.t,
+        "arm": view.arm,
+        "iteration": view.t,
         "id": prompt.id,
         "prompt": prompt.text,
         "source": prompt.source,
@@ -115,22 +117,23 @@ def prompt_document(at: View, wanted: str) -> dict[str, Any]:
     }
 
 
-def _show_table(at: View, rows: Sequence[dict[str, Any]], limit: int) -> None:
+def _show_table(view: View, rows: Sequence[dict[str, Any]], limit: int) -> None:
     heads = ["id", "prompt", "lowest", "highest", "spread", "scored", "format errors", "pair"]
     cells = [[row["id"], output.shorten(row["prompt"], 60), *list(row.values())[2:]] for row in rows[:limit]]
-    output.table(heads, cells, title=f"{at.arm}, iteration {at.t}: {min(limit, len(rows))} of {len(rows)} prompts")
+    output.table(heads, cells, title=f"{view.arm}, iteration {view.t}: {min(limit, len(rows))} of {len(rows)} prompts")
 
 
-def _show_prompt(at: View, found: dict[str, Any]) -> None:
+def _show_prompt(view: View, document: dict[str, Any]) -> None:
     output.styled(
-        f"{found['arm']}, iteration {found['iteration']}, prompt {found['id']} ({output.clean(found['source'])})", "bold"
+        f"{document['arm']}, iteration {document['iteration']}, prompt {document['id']} ({output.clean(document['source'])})",
+        "bold",
     )
-    output.write(output.clean(found["prompt"]))
+    output.write(output.clean(document["prompt"]))
     output.write()
     if output.on_terminal():
-        _show_side_by_side(found["outputs"])
+        _show_side_by_side(document["outputs"])
         return
-    for item in found["outputs"]:
+    for item in document["outputs"]:
         output.write(f"--- {_heading(item)}")
         if item["thought"]:
             output.write(f"[thought] {output.clean(item['thought'])}")

@@ -50,11 +50,11 @@ def print_summary(directory: RunDir) -> None:
     from inward.runs.summary import summary
 
     recipe, costs = stored_recipe(directory), read_costs(directory.costs)
-    found = summary(directory, recipe, costs)
-    _show_judges(found["arms"])
-    _show_figures(found["arms"])
-    _show_comparisons(found["thinking_minus_direct"])
-    _show_costs(found, costs)
+    figures = summary(directory, recipe, costs)
+    _show_judges(figures["arms"])
+    _show_figures(figures["arms"])
+    _show_comparisons(figures["thinking_minus_direct"])
+    _show_costs(figures, costs)
 
 
 def document(directory: RunDir, recipe: Recipe) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def document(directory: RunDir, recipe: Recipe) -> dict[str, Any]:
 
 
 def finished(directory: RunDir, recipe: Recipe) -> bool:
-    wanted = [(arm, t) for arm in recipe.arms for t in range(recipe.iterations + 1)]
-    return all((directory.iteration(arm, t) / "evaluation.json").exists() for arm, t in wanted)
+    iterations = [(arm, t) for arm in recipe.arms for t in range(recipe.iterations + 1)]
+    return all((directory.iteration(arm, t) / "evaluation.json").exists() for arm, t in iterations)
 
 
 def stages(directory: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
@@ -140,8 +140,8 @@ def _show_figures(arms: dict[str, list[dict[str, Any]]]) -> None:
             row.get("score"),
             _interval(row),
             _percent(row.get("format_errors")),
-            _whole(row.get("thought_length")),
-            _whole(row.get("response_length")),
+            _rounded(row.get("thought_length")),
+            _rounded(row.get("response_length")),
         ]
         for arm, iterations in arms.items()
         for row in iterations
@@ -175,21 +175,21 @@ def _show_comparisons(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _show_costs(found: dict[str, Any], costs: Sequence[Cost]) -> None:
+def _show_costs(figures: dict[str, Any], costs: Sequence[Cost]) -> None:
     from inward.cli.progress import clock
 
     if not costs:
         return
     output.write()
-    rows = [[name, clock(seconds)] for name, seconds in found["seconds"].items()]
+    rows = [[name, clock(seconds)] for name, seconds in figures["seconds"].items()]
     output.table(["stage", "work"], rows, title="Costs (the work of all workers added up)")
     peak = max(cost.peak_memory for cost in costs) / 2**30
-    work = clock(sum(found["seconds"].values()))
+    work = clock(sum(figures["seconds"].values()))
     output.write(
-        f"{work} of work in all, {found['tokens']:,} tokens, {found['judge_calls']:,} judgements, "
+        f"{work} of work in all, {figures['tokens']:,} tokens, {figures['judge_calls']:,} judgements, "
         f"at most {peak:.1f} GiB of memory"
     )
-    judging = found["judging"]
+    judging = figures["judging"]
     if judging["answers"] or judging["failures"]:
         least = "at least " if judging["uncounted"] else ""
         output.write(
@@ -208,5 +208,5 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{share:.1%}"
 
 
-def _whole(number: float | None) -> str | None:
+def _rounded(number: float | None) -> str | None:
     return None if number is None else f"{number:.0f}"

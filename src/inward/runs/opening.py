@@ -87,12 +87,12 @@ def _begun(run: RunDir) -> bool:
     return any(others) or (run.costs.exists() and run.costs.stat().st_size > 0)
 
 
-def _refuse_changes(run: RunDir, stored: Recipe, wanted: Recipe) -> None:
-    before, after = _flat(stored.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    harmless = harmless_keys(stored) | harmless_keys(wanted)
+def _refuse_changes(run: RunDir, stored: Recipe, asked: Recipe) -> None:
+    before, after = _flat(stored.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    harmless = harmless_keys(stored) | harmless_keys(asked)
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in harmless]
     begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
-    if "iterations" in changed and wanted.iterations >= begun:
+    if "iterations" in changed and asked.iterations >= begun:
         changed.remove("iterations")
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)

@@ -49,19 +49,19 @@ class Stage:
 
 def audit_run(run: RunDir, recipe: Recipe) -> list[Stage]:
     """Return the figures of every stage that has verdicts, of every arm and iteration."""
-    found = []
+    stages = []
     for arm in recipe.arms:
         for t in run.iterations(arm):
             prior = recipe.judge.battle_prior
             for name, folder in _judged(run.iteration(arm, t)):
                 complete, audited = _audit_folder(folder, prior if name == SAMPLES else None)
-                found.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
-    return found
+                stages.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
+    return stages
 
 
 def _judged(folder: Path) -> Iterator[tuple[str, Path]]:
-    places = [(SAMPLES, folder), *((path.name, path) for path in sorted((folder / "validation").glob("*")))]
-    return (place for place in places if any((place[1] / "verdicts").glob("part-*.parquet")))
+    parts = [(SAMPLES, folder), *((path.name, path) for path in sorted((folder / "validation").glob("*")))]
+    return (part for part in parts if any((part[1] / "verdicts").glob("part-*.parquet")))
 
 
 def _audit_folder(folder: Path, prior: float | None) -> tuple[bool, Audit]:
@@ -138,5 +138,5 @@ def _models(settings: Any) -> list[Path]:
     if not isinstance(settings, dict):
         return []
     path = settings.get("path")
-    here = [Path(path).expanduser()] if isinstance(path, str) and Path(path).expanduser().is_dir() else []
-    return here + [folder for item in settings.values() for folder in _models(item)]
+    folders = [Path(path).expanduser()] if isinstance(path, str) and Path(path).expanduser().is_dir() else []
+    return folders + [folder for item in settings.values() for folder in _models(item)]

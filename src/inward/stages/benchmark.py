@@ -40,14 +40,14 @@ def run_benchmark(
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     for t in range(recipe.iterations + 1):
         for arm in recipe.arms:
-            here = ArmIteration(checked, arm, t)
-            if not here.finished:
+            now = ArmIteration(checked, arm, t)
+            if not now.finished:
                 continue
-            model = here.model if t else seed_model(run)
-            folder = here.folder / "benchmarks" / name
+            model = now.model if t else seed_model(run)
+            folder = now.folder / "benchmarks" / name
             title = f"{arm} iteration {t}" if t else f"seed, {arm}"
             evaluation = measure(
-                here, folder, model, prompts, name=title, purpose=f"benchmark {name}", max_new_tokens=max_new_tokens
+                now, folder, model, prompts, name=title, purpose=f"benchmark {name}", max_new_tokens=max_new_tokens
             )
             by_prompt = accuracies(prompts, read_stage(folder / "outputs", Output), read_stage(folder / "verdicts", Verdict))
             figures[(str(arm), t)] = by_prompt
@@ -81,7 +81,7 @@ def accuracies(
     malformed = {prompt.id: 0 for prompt in prompts}
     for output in outputs:
         malformed[output.prompt_id] += output.response is None
-    found: dict[str, dict[str, float]] = {
+    shares: dict[str, dict[str, float]] = {
         key: {} for key in ("prompt_strict", "prompt_loose", "constraint_strict", "constraint_loose")
     }
     for prompt in prompts:
@@ -89,12 +89,12 @@ def accuracies(
         responses = broken + (tally.responses if tally else 0)
         constraints = broken * len(prompt.constraints) + (tally.instructions if tally else 0)
         if responses:
-            found["prompt_strict"][prompt.id] = (tally.responses_strict if tally else 0) / responses
-            found["prompt_loose"][prompt.id] = (tally.responses_loose if tally else 0) / responses
+            shares["prompt_strict"][prompt.id] = (tally.responses_strict if tally else 0) / responses
+            shares["prompt_loose"][prompt.id] = (tally.responses_loose if tally else 0) / responses
         if constraints:
-            found["constraint_strict"][prompt.id] = (tally.instructions_strict if tally else 0) / constraints
-            found["constraint_loose"][prompt.id] = (tally.instructions_loose if tally else 0) / constraints
-    return found
+            shares["constraint_strict"][prompt.id] = (tally.instructions_strict if tally else 0) / constraints
+            shares["constraint_loose"][prompt.id] = (tally.instructions_loose if tally else 0) / constraints
+    return shares
 
 
 def _load(file: Path) -> list[Prompt]:
@@ -110,14 +110,14 @@ def _load(file: Path) -> list[Prompt]:
 def _claim(run: Run, name: str, prompts: Sequence[Prompt], samples: int, max_new_tokens: int | None) -> None:
     """Note what a benchmark's figures depend on; refuse to mix them with those of another set-up."""
     path = run.dir.root / "benchmarks" / f"{name}.settings.json"
-    wanted = {
+    settings_now = {
         "prompts": content_id(*(repr(prompt) for prompt in prompts)),
         "samples": samples,
         "max_new_tokens": max_new_tokens or run.recipe.sampling.max_new_tokens,
     }
     if not path.exists():
-        write_json(path, wanted)
-    elif read_json(path) != wanted:
+        write_json(path, settings_now)
+    elif read_json(path) != settings_now:
         raise RunChangedError(
             f"benchmark {name!r} of {run.dir.root} was begun with other prompts, --samples or --max-new-tokens: "
             "give the same again, or another --name"

@@ -97,24 +97,24 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
     from inward.judging.make import judge_contents
 
     path, recipe = run.dir.root / "inputs.json", run.recipe
-    wanted: dict[str, Any] = {
+    contents: dict[str, Any] = {
         "seed_model": fingerprint(seed),
         "validation": _digest(dealt.validation),
         "iterations": [_digest(prompts) for prompts in dealt.iterations],
         "judges": judge_contents(recipe.judge) | _validation_contents(recipe, dealt),
     }
-    stored = read_json(path) if path.exists() else wanted
+    stored = read_json(path) if path.exists() else contents
     remedy = "restore what the run was begun with, or start a new run with another --out"
-    if stored["seed_model"] != wanted["seed_model"]:
+    if stored["seed_model"] != contents["seed_model"]:
         raise RunChangedError(f"model.path {run.recipe.model.path!r} holds another model than when the run was begun: {remedy}")
     for key, digest in stored.get("judges", {}).items():
-        if wanted["judges"].get(key, digest) != digest:
+        if contents["judges"].get(key, digest) != digest:
             raise RunChangedError(f"{key} names something else than when the run was begun: its content has changed; {remedy}")
-    common = min(len(stored["iterations"]), len(wanted["iterations"]))
-    if stored["validation"] != wanted["validation"] or stored["iterations"][:common] != wanted["iterations"][:common]:
+    common = min(len(stored["iterations"]), len(contents["iterations"]))
+    if stored["validation"] != contents["validation"] or stored["iterations"][:common] != contents["iterations"][:common]:
         raise RunChangedError(f"prompts.sources hold other prompts than when the run was begun: {remedy}")
-    if not path.exists() or len(wanted["iterations"]) != len(stored["iterations"]):
-        write_json(path, wanted)
+    if not path.exists() or len(contents["iterations"]) != len(stored["iterations"]):
+        write_json(path, contents)
 
 
 def _validation_contents(recipe: Recipe, dealt: Draw) -> dict[str, str]:
