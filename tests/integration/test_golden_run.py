@@ -2,8 +2,8 @@
 
     python -m tests.integration.test_golden_run    # stores it anew, after a change that is meant to alter what is stored
 
-A refactoring leaves it as it is. What is discrete (names, texts, tokens, choices, settings) must be the same to the byte; numbers
-may differ by the rounding of another processor.
+A refactoring leaves it as it is. What is discrete (names, texts, tokens, choices, settings) must be the same to the byte;
+numbers may differ by the rounding of another processor.
 """
 
 from __future__ import annotations
