@@ -196,8 +196,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from inward.errors import StorageError
-from inward.judging.cache import Cached
-from inward.judging.compare import Battle
+from inward.judging.pairwise.cache import Cached
+from inward.judging.pairwise.comparer import Battle
 from tests.build import prompt
 from tests.unit.test_cache import Counting
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -228,8 +228,8 @@ def paths() -> dict[str, str]:
 CHILD = """
 import sys
 from pathlib import Path
-from inward.judging.cache import Cached
-from inward.judging.compare import Battle, Outcome
+from inward.judging.pairwise.cache import Cached
+from inward.judging.pairwise.comparer import Battle, Outcome
 from tests.build import prompt
 from tests.tiny import tiny_model
 
