@@ -83,10 +83,17 @@ class EndpointSettings(Settings):
 
 
 class VerifiableJudge(JudgeFacts):
-    """Score = share of a prompt's constraints that the response meets, or 1/0 for an exact answer. No model."""
+    """Score = how far a response meets the demands of its prompt: every constraint is one, and an exact answer is one more.
+
+    `require` "share" gives the share of the demands that are met, "all" gives 1 where all of them are met and else 0. A
+    constraint that a response makes impossible to check counts as failed; one that could be checked on no response is dropped.
+    `strictness` says how constraints are read: strictly, loosely (IFEval's variants of the response), or the mean of both. No
+    model is needed.
+    """
 
     kind: Literal["verifiable"]
     strictness: Literal["strict", "loose", "mean"] = "strict"
+    require: Literal["share", "all"] = "share"
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -1,7 +1,14 @@
-"""Exact answers: the final number of a response, or a text it must hold, compared with the reference answers.
+r"""Exact answers: whether a response gives one of the reference answers of its prompt.
 
-Numbers are compared as exact fractions after dropping what only dresses them up (GSM8K: Cobbe et al. 2021, arXiv 2110.14168).
-Texts are compared as SQuAD does (Rajpurkar et al. 2016, arXiv 1606.05250): lower case, no punctuation, no articles.
+The references say what kind of answer is asked for:
+
+- *numbers*, where all of them are: the response's final number must equal one as an exact fraction (`numbers`; GSM8K: Cobbe et
+  al. 2021, arXiv 2110.14168);
+- *a letter*, *yes or no*, *true or false*: the response must commit itself to it (`choices`);
+- *an expression* in LaTeX or algebra: the response's final expression must be equal to it (`expressions`);
+- *a text*: it must stand in the response, or in its `\boxed{}` where it has one, as whole words in SQuAD's form (Rajpurkar et al.
+  2016, arXiv 1606.05250): lower case, no punctuation, no articles. Deviation: a mark between two digits stays ("3:45", "1.5"),
+  but for the comma of thousands.
 """
 
 from __future__ import annotations
@@ -12,124 +19,100 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-_NUMBER = re.compile(
-    r"""(?<![\w./])                                      # not inside a word or another number
-    (?P<sign>[-+\u2212\u2013]?)[$€£]?(?P<minus>[-\u2212]?)
-    (?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<decimals>\.\d+)?
-    (?:\s?/\s?(?P<below>\d+)(?![\d/]))?""",
-    re.VERBOSE,
-)
-_FRACTION = re.compile(r"\\[dt]?frac\{(\d{1,60})\}\{(\d{1,60})\}")
-_ANNOUNCED = re.compile(r"\banswer(?:\b[^.\n\d]{0,60}?\b(?:is|equals)\b\s?:?|\s?[:=])", re.IGNORECASE)
-SENTENCE = 500
-DIGITS = 100
-ANNOUNCEMENTS = 20
-"""Characters of a sentence and of a number, and how many "answer is", are read: time must not grow with a hostile text."""
-_TEX = str.maketrans({"`": None, "{": " ", "}": " "})
+from inward.judging.verifiable import expressions
+from inward.judging.verifiable.choices import chosen_letter, chosen_word, reference_letter, reference_word
+from inward.judging.verifiable.numbers import all_numbers, leading_number, sole_number
+from inward.judging.verifiable.spans import announced, boxed, marked, without_markup
+
 _BARE = str.maketrans("", "", string.punctuation + "“”‘’–—−")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)([.:/-])(?=\d)")
+_PRIVATE = {".": "\ue000", ":": "\ue001", "/": "\ue002", "-": "\ue003"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What was taken for the answer (None where there was none), and whether it is one of the references."""
+class AnswerMatch:
+    """What was read as the answer of a response (None where nothing was), and whether it is one of the references."""
 
-    found: str | None
+    extracted: str | None
     correct: bool
 
 
-def compare(response: str, answers: Sequence[str]) -> Answered:
-    """Compare a response with reference answers, of which any will do.
+def match_answer(response: str, references: Sequence[str]) -> AnswerMatch:
+    """Read the answer that a response gives, and compare it with reference answers, of which any will do.
 
-    Where every reference is a number, the response's final number counts; else a reference must stand in the response.
+    MissingExtraError where a reference is an expression and the `verifiable` extra is absent; nothing else is raised.
     """
-    numbers = [reference_number(answer) for answer in answers]
+    numbers = [reference_number(reference) for reference in references]
     if numbers and all(number is not None for number in numbers):
-        found = final_number(response)
-        return Answered(None if found is None else str(found), found is not None and found in numbers)
-    text = f" {normalise(response)} "
-    for answer in answers:
-        wanted = normalise(answer)
-        if (wanted and f" {wanted} " in text) or answer.strip().lower() == response.strip().lower():
-            return Answered(answer, True)
-    return Answered(None, False)
+        number = final_number(response)
+        return AnswerMatch(None if number is None else str(number), number is not None and number in numbers)
+    matches = [_match(response, reference) for reference in references]
+    correct = [match for match in matches if match.correct]
+    return next(iter(correct or [match for match in matches if match.extracted is not None]), AnswerMatch(None, False))
 
 
-def normalise(text: str) -> str:
-    """Return the text in SQuAD's form: lower case, without punctuation and articles, single spaces."""
-    words = text.lower().translate(_BARE).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+def is_expression(reference: str) -> bool:
+    """Say whether a reference answer is to be compared as an expression, which needs the `verifiable` extra."""
+    return (
+        expressions.looks_like_expression(reference)
+        and reference_number(reference) is None
+        and reference_letter(reference) is None
+    )
 
 
-def reference_number(answer: str) -> Fraction | None:
+def reference_number(reference: str) -> Fraction | None:
     """Return the number that a reference answer is: all of it, or what follows `####` in a worked solution."""
-    text = _prepared(answer.rpartition("####")[2]).strip().rstrip(".")
-    match = _NUMBER.match(text)
-    rest = text[match.end() :].strip() if match else text
-    return _value(match) if match and rest in ("", "%") else None
+    return sole_number(reference.rpartition("####")[2])
 
 
 def final_number(response: str) -> Fraction | None:
-    r"""Return the number a response gives as its answer.
+    r"""Return the number that a response gives as its answer.
 
-    In this order: after the last `####`, in the last `\boxed{}`, after the last "answer is" or "answer:", the last of all.
+    In this order: after the last `####` that a number follows, in the last `\boxed{}`, after the last "answer is" or "answer:"
+    (what follows the last "=" of that sentence, or else its first number), the last number of all. A box that does not hold
+    just one number holds another answer.
     """
-    for part in (_after_hashes(response), _boxed(response)):
-        numbers = _numbers(part)
+    for line in marked(response):
+        if (number := leading_number(line)) is not None:
+            return number
+    box = boxed(response)
+    if box is not None:
+        return sole_number(box, unit=True)
+    for sentence in announced(response):
+        numbers = all_numbers(sentence.rpartition("=")[2]) or all_numbers(sentence)
         if numbers:
-            return numbers[-1]
-    announced = _announced(response)
-    if announced is not None:
-        return announced
-    numbers = _numbers(response)
+            return numbers[0]
+    numbers = all_numbers(response)
     return numbers[-1] if numbers else None
 
 
-def _after_hashes(text: str) -> str:
-    _, found, tail = text.rpartition("####")
-    return tail.strip().split("\n", 1)[0] if found else ""
+def normalise_text(text: str) -> str:
+    """Return the text in SQuAD's form: lower case, without punctuation and articles, single spaces."""
+    text = _BETWEEN_DIGITS.sub(lambda match: _PRIVATE.get(match[1], ""), text.lower())
+    words = text.translate(_BARE).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
-def _boxed(text: str) -> str:
-    r"""Return what the last `\boxed{...}` holds, inner braces included."""
-    _, found, tail = text.rpartition("\\boxed{")
-    if not found:
-        return ""
-    depth = 1
-    for position, character in enumerate(tail):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return tail[:position]
-    return tail
+def _match(response: str, reference: str) -> AnswerMatch:
+    """Compare a response with one reference that is not to be read as a number."""
+    letter = reference_letter(reference)
+    if letter is not None:
+        chosen = chosen_letter(response)
+        return AnswerMatch(chosen, chosen == letter)
+    word = reference_word(reference)
+    if word is not None:
+        chosen = chosen_word(response, word)
+        return AnswerMatch(chosen, chosen == word)
+    if is_expression(reference):
+        expression = expressions.final_expression(response)
+        return AnswerMatch(expression, expression is not None and expressions.same_expression(reference, expression))
+    return _match_text(response, reference)
 
 
-def _announced(text: str) -> Fraction | None:
-    """Return the number in the last sentence that says what the answer is: what follows its last "=", else its first."""
-    text = text.replace("**", "")
-    for match in reversed(list(_ANNOUNCED.finditer(text))[-ANNOUNCEMENTS:]):
-        tail = text[match.end() : match.end() + SENTENCE].lstrip()
-        sentence = re.split(r"\.(?:\s|$)|\n\n", tail, maxsplit=1)[0]
-        numbers = _numbers(sentence.rpartition("=")[2]) or _numbers(sentence)
-        if numbers:
-            return numbers[0]
-    return None
-
-
-def _numbers(text: str) -> list[Fraction]:
-    values = (_value(match) for match in _NUMBER.finditer(_prepared(text)))
-    return [value for value in values if value is not None]
-
-
-def _prepared(text: str) -> str:
-    return _FRACTION.sub(r" \1/\2 ", text.replace("\\$", "$").replace("\\%", "%").replace("**", "")).translate(_TEX)
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    if (match["whole"] is None and match["decimals"] is None) or len(match[0]) > DIGITS:
-        return None
-    value = Fraction((match["whole"] or "0").replace(",", "") + (match["decimals"] or ""))
-    if match["below"] is not None:
-        if int(match["below"]) == 0:
-            return None
-        value /= int(match["below"])
-    negative = match["sign"] in ("-", "\u2212", "\u2013") or bool(match["minus"])
-    return -value if negative else value
+def _match_text(response: str, reference: str) -> AnswerMatch:
+    box = boxed(response)
+    text, sought = without_markup(response if box is None else box), normalise_text(without_markup(reference))
+    correct = bool(sought) and f" {sought} " in f" {normalise_text(text)} "
+    if correct or reference.strip().lower() == text.strip().lower():
+        return AnswerMatch(reference, True)
+    return AnswerMatch(box, False)

@@ -1,14 +1,19 @@
 """Checks a program can make of a response: the IFEval checkers, and IFBench's, of the `if-verifiable` package.
 
-IFEval: Zhou et al. 2023, arXiv 2311.07911. IFBench: Pyatkin et al. 2025, arXiv 2507.02833. What sets this module apart from a
-bare call of the checkers:
+IFEval: Zhou et al. 2023, arXiv 2311.07911. IFBench: Pyatkin et al. 2025, arXiv 2507.02833. This module adds to a bare call of
+the checkers:
 
-- Responses are hostile. Whatever a checker raises on one becomes "not evaluated" with a reason; it never escapes, and never
-  counts as failed. Texts on which the checkers' patterns take quadratic time are not evaluated either.
+- Responses are hostile: a model that is trained on the score learns whatever raises it. So a response never gains by making a
+  check impossible. Where a checker raises an error on a response, or the response is of a shape on which the checkers' patterns
+  take quadratic time, the constraint counts as failed and `Check.reason` says why. Nothing a checker raises escapes.
+- A constraint is dropped for all responses to a prompt alike if the reason lies in the constraint or in this machine: no checker
+  has its name, an argument is missing or unusable, or NLTK's data is absent. Such a reason is told from the other kind by trial:
+  the checker is also run on a plain text (`PLAIN_TEXT`), and what it cannot check there, nobody's response is to blame for. Two
+  errors are never the response's: absent data, and a keyword that is no regular expression, which a checker may first read when
+  the keywords before it are there.
 - A checker that lacks an argument, or cannot use one, draws one at random: the same response would then pass or fail by chance.
-  Such a constraint is not evaluated.
 - Language detection is seeded, and nothing is ever downloaded. Where NLTK's `punkt_tab` data is absent, sentences cannot be
-  counted and those constraints are not evaluated; words in capitals are counted without it, with the same result.
+  counted; words in capitals are counted without it, with the same result.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +32,10 @@ from typing import Any
 from inward.errors import MissingExtraError
 from inward.records import Constraint
 
-LONGEST = 50_000
-LONGEST_RUN = 1_000
+MAX_CHARACTERS = 50_000
+MAX_REPEATS = 1_000
+"""How many white-space characters may follow each other, and how many brackets, quotes or asterisks a long line may hold."""
+PLAIN_TEXT = "The morning was calm and clear. A small boat left the harbour, and two people waved from the shore."
 CHECKER_ERRORS = (
     re.error,  # a keyword that is not a regular expression, which the checkers take it for
     csv.Error,
@@ -45,67 +52,95 @@ CHECKER_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a checker said. `strict` and `loose` are None if and only if `unevaluated` says why."""
+    """What became of one constraint on one response.
+
+    `strict` and `loose` are None if and only if the constraint was dropped for every response; `reason` then says why. Where
+    they are False and there is a `reason`, the response made the check impossible.
+    """
 
     strict: bool | None = None
     loose: bool | None = None
-    unevaluated: str | None = None
+    reason: str | None = None
+
+    @property
+    def dropped(self) -> bool:
+        return self.strict is None
 
 
-def check(constraint: Constraint, response: str, prompt_text: str) -> Check:
-    """Check one constraint on one response.
+class _UnusableError(Exception):
+    """The reason why a constraint cannot be checked on any response."""
+
+
+def check_responses(constraint: Constraint, responses: Sequence[str], prompt_text: str) -> list[Check]:
+    """Check one constraint on all responses to a prompt, in their order.
 
     Loose means that any of IFEval's variants of the response passes: without its first line, its last, both, and each without
     asterisks. A blank response meets nothing. MissingExtraError without the `verifiable` extra; nothing else is raised.
     """
-    response = response.strip()
-    make = _checker_class(constraint.id)
-    if make is None:
-        return Check(unevaluated=f"no checker is called {constraint.id!r}")
-    heavy = _too_heavy(response)
-    if heavy:
-        return Check(unevaluated=heavy)
     try:
-        checker, problem = _build(make, constraint, prompt_text)
-        if problem:
-            return Check(unevaluated=problem)
-        follows = _follows(constraint.id, checker)
-        strict = bool(response) and follows(response)
-        loose = strict or any(variant.strip() and follows(variant) for variant in _variants(response))
-    except CHECKER_ERRORS as error:
-        return Check(unevaluated=_reason(error))
-    return Check(strict=strict, loose=loose)
+        follows = _usable_checker(constraint, prompt_text)
+        return [_check(follows, response.strip()) for response in responses]
+    except _UnusableError as unusable:
+        return [Check(reason=str(unusable)) for _ in responses]
 
 
-def require() -> None:
+def require_packages() -> None:
     """Raise MissingExtraError unless the checkers can be used."""
     _registry("ifeval")
 
 
-def _build(make: Callable[[str], Any], constraint: Constraint, prompt_text: str) -> tuple[Any, str | None]:
-    """Return the checker with its arguments, and why it cannot be used, if so."""
-    given = json.loads(constraint.arguments)
-    if not isinstance(given, dict):
-        return None, "the arguments are not a JSON object"
-    given = {name: value for name, value in given.items() if value is not None}
+def _check(follows: Callable[[str], bool], response: str) -> Check:
+    """Check a response. Raises `_UnusableError` for an error that lies in the constraint or in this machine."""
+    problem = _too_heavy(response)
+    if problem is not None:
+        return Check(strict=False, loose=False, reason=problem)
+    try:
+        strict = bool(response) and follows(response)
+        loose = strict or any(variant.strip() and follows(variant) for variant in _variants(response))
+    except CHECKER_ERRORS as error:
+        if isinstance(error, re.error) or _absent_data(error) is not None:
+            raise _UnusableError(_reason(error)) from error
+        return Check(strict=False, loose=False, reason=_reason(error))
+    return Check(strict=strict, loose=loose)
+
+
+def _usable_checker(constraint: Constraint, prompt_text: str) -> Callable[[str], bool]:
+    """Return what says whether a text follows the constraint. Raises `_UnusableError` where that cannot be said of any text."""
+    make = _checker_class(constraint.id)
+    if make is None:
+        raise _UnusableError(f"no checker is called {constraint.id!r}")
+    try:
+        follows = _follows(constraint.id, _build(make, constraint, prompt_text))
+        follows(PLAIN_TEXT)
+    except CHECKER_ERRORS as error:
+        raise _UnusableError(_reason(error)) from error
+    return follows
+
+
+def _build(make: Callable[[str], Any], constraint: Constraint, prompt_text: str) -> Any:
+    """Return the checker with its arguments. Raises `_UnusableError` where it lacks one or cannot use one."""
+    arguments = json.loads(constraint.arguments)
+    if not isinstance(arguments, dict):
+        raise _UnusableError("the arguments are not a JSON object")
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     checker = make(constraint.id)
-    checker.build_description(**given)
+    checker.build_description(**arguments)
     used = checker.get_instruction_args() or {}
     if "prompt" in used:
-        given["prompt"] = prompt_text
-        checker.build_description(**given)
+        arguments["prompt"] = prompt_text
+        checker.build_description(**arguments)
         used = checker.get_instruction_args() or {}
-    lacking = sorted(set(used) - set(given))
+    lacking = sorted(set(used) - set(arguments))
     if lacking:
-        return None, f"the checker needs {', '.join(lacking)}"
-    changed = sorted(name for name, value in used.items() if _plain(value) != _plain(given[name]))
+        raise _UnusableError(f"the checker needs {', '.join(lacking)}")
+    changed = sorted(name for name, value in used.items() if _plain(value) != _plain(arguments[name]))
     if changed:
-        return None, f"the checker cannot use {', '.join(f'{name} = {given[name]!r}' for name in changed)}"
-    return checker, None
+        raise _UnusableError(f"the checker cannot use {', '.join(f'{name} = {arguments[name]!r}' for name in changed)}")
+    return checker
 
 
 def _plain(value: object) -> object:
-    """A value up to what the checkers themselves normalise: case, outer white space, the order of a list."""
+    """Return a value up to what the checkers themselves normalise: case, outer white space, the order of a list."""
     if isinstance(value, str):
         return value.strip().lower()
     if isinstance(value, (list, tuple, set)):
@@ -124,32 +159,45 @@ def _capital_words_follow(arguments: dict[str, Any], text: str) -> bool:
 
     Where sentences end makes no difference to the count: the tokenizer splits at white space, at brackets, quotes, "!", "?",
     ":" either way, and a final period leaves a word as much in capitals as it was. The exceptions are a period directly
-    followed by an asterisk or an apostrophe and more text, where a sentence may end inside what else is one token.
+    followed by an asterisk or an apostrophe and more text, where a sentence may end inside what else is one token. Where the
+    two readings of all such places differ in the result, that is a `ValueError`; a reading in between counts no more words
+    than the one and no fewer than the other.
     """
+    joined = _enough_capital_words(arguments, text)
+    if joined != _enough_capital_words(arguments, re.sub(r"(?<=[A-Z0-9]\.)(?=[*'][^\s])", " ", text)):
+        raise ValueError("whether a sentence ends within a word in capitals is not known")
+    return joined
+
+
+def _enough_capital_words(arguments: dict[str, Any], text: str) -> bool:
     from nltk.tokenize import word_tokenize
 
-    if re.search(r"[A-Z0-9]\.[*'][^\s]", text):
-        raise ValueError("whether a sentence ends within a word in capitals is not known")
     count: int = sum(token.isupper() for token in word_tokenize(text, preserve_line=True))
-    wanted = int(arguments["capital_frequency"])
-    return count < wanted if arguments["capital_relation"] == "less than" else count >= wanted
+    frequency = int(arguments["capital_frequency"])
+    return count < frequency if arguments["capital_relation"] == "less than" else count >= frequency
 
 
 def _too_heavy(response: str) -> str | None:
     """Say why the checkers' patterns, some of them quadratic, should not be run on this text."""
-    if len(response) > LONGEST:
-        return f"the response is longer than {LONGEST} characters"
-    if re.search(rf"\s{{{LONGEST_RUN}}}", response):
-        return f"the response holds more than {LONGEST_RUN} white-space characters in a row"
-    if any(len(line) > LONGEST_RUN and max(map(line.count, '[<"*')) > LONGEST_RUN for line in response.split("\n")):
-        return f"one line of the response holds more than {LONGEST_RUN} brackets, quotes or asterisks"
+    if len(response) > MAX_CHARACTERS:
+        return f"the response is longer than {MAX_CHARACTERS} characters"
+    if re.search(rf"\s{{{MAX_REPEATS}}}", response.replace("*", "")):  # IFEval's variants drop asterisks
+        return f"the response holds more than {MAX_REPEATS} white-space characters in a row"
+    if any(len(line) > MAX_REPEATS and max(map(line.count, '[<"*')) > MAX_REPEATS for line in response.split("\n")):
+        return f"one line of the response holds more than {MAX_REPEATS} brackets, quotes or asterisks"
     return None
 
 
+def _absent_data(error: Exception) -> str | None:
+    """Return the name of the NLTK data that an error says is not installed."""
+    resource = re.search(r"nltk\.download\('(\w+)'\)", str(error)) if isinstance(error, LookupError) else None
+    return resource[1] if resource else None
+
+
 def _reason(error: Exception) -> str:
-    resource = re.search(r"nltk\.download\('(\w+)'\)", str(error))
-    if isinstance(error, LookupError) and resource:
-        return f"NLTK's {resource[1]} data is not installed: run python -m nltk.downloader {resource[1]}"
+    data = _absent_data(error)
+    if data is not None:
+        return f"NLTK's {data} data is not installed: run python -m nltk.downloader {data}"
     return f"the checker failed: {type(error).__name__}: {str(error)[:200]}"
 
 
@@ -161,8 +209,7 @@ def _variants(response: str) -> list[str]:
 
 
 def _checker_class(name: str) -> Callable[[str], Any] | None:
-    found = _registry("ifeval").get(name)
-    return found if found is not None else _registry("ifbench").get(name)
+    return _registry("ifeval").get(name) or _registry("ifbench").get(name)
 
 
 @functools.cache

@@ -1,15 +1,18 @@
-"""IFEval's four accuracies from the verdicts of the verifiable judge (Zhou et al. 2023, arXiv 2311.07911, section 2.2).
+"""The counts behind IFEval's four accuracies, from the verdicts of the verifiable judge.
 
-Prompt level: the share of prompts of which every constraint is met. Instruction level: the share of all constraints. Both
-strict and loose. A constraint that could not be evaluated is left out and counted, and so is its prompt at prompt level.
-Responses that do not exist (format errors) have no verdict: whoever wants them counted as failures adds them.
+Source: Zhou et al. 2023, arXiv 2311.07911, section 2.2.
+
+Prompt level: the share of prompts of which a response meets every constraint. Instruction level: the share of all constraints.
+Both strict and loose. A constraint that was dropped for every response counts as unevaluated, and so do the responses to its
+prompt at prompt level. A constraint that a response made impossible to check is one it does not meet. Responses that do not
+exist (format errors) have no verdict: whoever wants them counted as failures adds them.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +32,8 @@ class Tally:
     unevaluated: int = 0
 
 
-def ifeval_metrics(verdicts: Iterable[Verdict]) -> dict[str, float]:
-    """Return the accuracies of `ifeval_figures` over all prompts; verdicts on prompts without constraints do not count."""
-    return ifeval_figures(list(ifeval_by_prompt(verdicts).values()))
-
-
 def ifeval_by_prompt(verdicts: Iterable[Verdict]) -> dict[str, Tally]:
-    """Return each prompt's counts by prompt id: draw from them with replacement for an interval over prompts."""
+    """Return each prompt's counts by prompt id; verdicts on prompts without constraints do not count."""
     entries: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
     for verdict in verdicts:
         constraints = json.loads(verdict.detail).get("constraints")
@@ -44,35 +42,14 @@ def ifeval_by_prompt(verdicts: Iterable[Verdict]) -> dict[str, Tally]:
     return {prompt_id: _tally(responses) for prompt_id, responses in entries.items()}
 
 
-def ifeval_figures(tallies: Sequence[Tally]) -> dict[str, float]:
-    """Return prompt_strict, prompt_loose, instruction_strict, instruction_loose and unevaluated (a share of instructions).
-
-    A figure with nothing to be a share of is left out. Every prompt weighs the same at prompt level, however many responses
-    it has; at instruction level every constraint does.
-    """
-    figures: dict[str, float] = {}
-    whole = [tally for tally in tallies if tally.responses]
-    if whole:
-        figures["prompt_strict"] = sum(tally.responses_strict / tally.responses for tally in whole) / len(whole)
-        figures["prompt_loose"] = sum(tally.responses_loose / tally.responses for tally in whole) / len(whole)
-    evaluated = sum(tally.instructions for tally in tallies)
-    if evaluated:
-        figures["instruction_strict"] = sum(tally.instructions_strict for tally in tallies) / evaluated
-        figures["instruction_loose"] = sum(tally.instructions_loose for tally in tallies) / evaluated
-    unevaluated = sum(tally.unevaluated for tally in tallies)
-    if evaluated or unevaluated:
-        figures["unevaluated"] = unevaluated / (evaluated + unevaluated)
-    return figures
-
-
 def _tally(responses: list[list[dict[str, Any]]]) -> Tally:
     checked = [[entry for entry in response if "unevaluated" not in entry] for response in responses]
-    whole = [entries for entries, response in zip(checked, responses, strict=True) if len(entries) == len(response)]
+    complete = [entries for entries, response in zip(checked, responses, strict=True) if len(entries) == len(response)]
     flat = [entry for entries in checked for entry in entries]
     return Tally(
-        responses=len(whole),
-        responses_strict=sum(all(entry["strict"] for entry in entries) for entries in whole),
-        responses_loose=sum(all(entry["loose"] for entry in entries) for entries in whole),
+        responses=len(complete),
+        responses_strict=sum(all(entry["strict"] for entry in entries) for entries in complete),
+        responses_loose=sum(all(entry["loose"] for entry in entries) for entries in complete),
         instructions=len(flat),
         instructions_strict=sum(entry["strict"] for entry in flat),
         instructions_loose=sum(entry["loose"] for entry in flat),

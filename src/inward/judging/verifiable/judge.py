@@ -1,69 +1,84 @@
-"""The judge that needs no model: the share of a prompt's constraints that a response meets, or whether its answer is right."""
+"""The judge that needs no model: it scores a response by its prompt's constraints and by whether its answer is right.
+
+A prompt makes demands: each of its constraints is one, and its reference answers, of which any will do, are one more.
+
+- With `require = "share"` the score is the share of the demands that the response meets, so an exact answer weighs as much as
+  one constraint. With `require = "all"` it is 1 where the response meets all of them, and else 0.
+- `strictness` says how constraints are read: strictly, loosely (`checkers`), or as the mean of the scores of both readings.
+- A demand counts for all responses to a prompt or for none. A constraint that no response could meet or miss, because of what
+  it is or because this machine lacks data, is dropped for the whole group. A constraint that one response made impossible to
+  check counts as failed for that response: else a model would learn to write what the checkers cannot read.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from inward.config import VerifiableJudge
 from inward.judging.judge import Group, Ruling
 from inward.judging.spending import Spending
-from inward.judging.verifiable import checkers
-from inward.judging.verifiable.answers import compare
+from inward.judging.verifiable import checkers, expressions
+from inward.judging.verifiable.answers import is_expression, match_answer
+from inward.judging.verifiable.checkers import Check, check_responses
 from inward.records import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Verifiable:
-    """Judge responses by their prompt's constraints and answers; each, and the answer as one more, counts the same.
+    """Score responses by the demands of their prompts.
 
-    A prompt with nothing to check, or nothing that could be checked, leaves the response unscored. `detail` holds every
-    constraint's strict and loose result, and the answer that was found. MissingExtraError without the `verifiable` extra,
-    where a prompt has constraints.
+    A prompt without demands, or with none that could be checked, leaves its responses unscored. `detail` holds every
+    constraint's strict and loose result, with the reason where it could not be checked, and the answer that was read.
+    MissingExtraError without the `verifiable` extra, where a prompt has constraints or answers in LaTeX.
     """
 
     settings: VerifiableJudge
 
     @property
     def name(self) -> str:
-        return f"verifiable:{self.settings.strictness}"
+        return f"verifiable:{self.settings.strictness}" + (":all" if self.settings.require == "all" else "")
 
     def costs(self) -> Spending:
         return Spending()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
+        return [self._judge_group(group) for group in groups]
+
+    def _judge_group(self, group: Group) -> list[Ruling]:
+        checks = [check_responses(constraint, group.responses, group.prompt.text) for constraint in group.prompt.constraints]
         return [
-            [self._rule(group.prompt, place, response) for place, response in enumerate(group.responses)] for group in groups
+            self._rule(group.prompt, index, response, [of_constraint[index] for of_constraint in checks])
+            for index, response in enumerate(group.responses)
         ]
 
-    def _rule(self, prompt: Prompt, place: int, response: str) -> Ruling:
+    def _rule(self, prompt: Prompt, index: int, response: str, checks: Sequence[Check]) -> Ruling:
         detail: dict[str, Any] = {}
-        values: list[float] = []
+        strict = [check.strict for check in checks if check.strict is not None]
+        loose = [check.loose for check in checks if check.loose is not None]
         if prompt.constraints:
-            checks = [checkers.check(constraint, response, prompt.text) for constraint in prompt.constraints]
             detail["constraints"] = [
                 _entry(constraint.id, check) for constraint, check in zip(prompt.constraints, checks, strict=True)
             ]
-            values += [value for value in map(self._value, checks) if value is not None]
         if prompt.answers:
-            answered = compare(response, prompt.answers)
-            detail["answer"] = {"found": answered.found, "correct": answered.correct}
-            values.append(float(answered.correct))
+            match = match_answer(response, prompt.answers)
+            detail["answer"] = {"extracted": match.extracted, "correct": match.correct}
+            strict.append(match.correct)
+            loose.append(match.correct)
         text = json.dumps(detail, sort_keys=True)
-        if values:
-            return Ruling(first=place, value=sum(values) / len(values), detail=text)
-        return Ruling(first=place, unscored=_nothing(detail), detail=text)
+        if not strict:
+            return Ruling(first=index, unscored=_reason_unscored(detail), detail=text)
+        return Ruling(first=index, value=self._score(strict, loose), detail=text)
 
-    def _value(self, check: checkers.Check) -> float | None:
-        if check.strict is None or check.loose is None:
-            return None
-        if self.settings.strictness == "strict":
-            return float(check.strict)
-        if self.settings.strictness == "loose":
-            return float(check.loose)
-        return (check.strict + check.loose) / 2
+    def _score(self, strict: Sequence[bool], loose: Sequence[bool]) -> float:
+        """Return the score from which demands are met in the strict and in the loose reading."""
+        readings = {"strict": [strict], "loose": [loose], "mean": [strict, loose]}[self.settings.strictness]
+        if self.settings.require == "all":
+            return fmean(all(reading) for reading in readings)
+        return fmean(met for reading in readings for met in reading)
 
 
 def load(settings: VerifiableJudge, *, rho: float) -> Verifiable:
@@ -72,18 +87,22 @@ def load(settings: VerifiableJudge, *, rho: float) -> Verifiable:
 
 
 def check(settings: VerifiableJudge, prompts: Iterable[Prompt]) -> None:
-    """Raise MissingExtraError where a prompt has constraints and their checkers are not installed."""
-    if any(prompt.constraints for prompt in prompts):
-        checkers.require()
+    """Raise MissingExtraError where these prompts make demands that need the `verifiable` extra, and it is absent."""
+    for prompt in prompts:
+        if prompt.constraints:
+            checkers.require_packages()
+        if any(map(is_expression, prompt.answers)):
+            expressions.require_packages()
 
 
-def _entry(name: str, check: checkers.Check) -> dict[str, Any]:
-    if check.unevaluated is not None:
-        return {"id": name, "unevaluated": check.unevaluated}
-    return {"id": name, "strict": check.strict, "loose": check.loose}
+def _entry(name: str, check: Check) -> dict[str, Any]:
+    if check.dropped:
+        return {"id": name, "unevaluated": check.reason}
+    result = {"id": name, "strict": check.strict, "loose": check.loose}
+    return result if check.reason is None else result | {"failed": check.reason}
 
 
-def _nothing(detail: dict[str, Any]) -> str:
+def _reason_unscored(detail: dict[str, Any]) -> str:
     if not detail:
         return "the prompt has neither constraints nor answers"
     reasons = sorted({entry["unevaluated"] for entry in detail["constraints"]})
