@@ -6,9 +6,9 @@ The references say what kind of answer is asked for:
   al. 2021, arXiv 2110.14168);
 - *a letter*, *yes or no*, *true or false*: the response must commit itself to it (`choices`);
 - *an expression* in LaTeX or algebra: the response's final expression must be equal to it (`expressions`);
-- *a text*: it must stand in the response, or in its `\boxed{}` where it has one, as whole words in SQuAD's form (Rajpurkar et al.
-  2016, arXiv 1606.05250): lower case, no punctuation, no articles. Deviation: a mark between two digits stays ("3:45", "1.5"),
-  but for the comma of thousands.
+- *a text*: it must stand in the response, or in its `\boxed{}` where it has one, as whole words in SQuAD's form (Rajpurkar et
+  al. 2016, arXiv 1606.05250): lower case, no punctuation, no articles. Deviation: a mark between two digits stays ("3:45",
+  "1.5"), but for the comma of thousands.
 """
 
 from __future__ import annotations

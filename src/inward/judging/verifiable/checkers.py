@@ -6,11 +6,11 @@ the checkers:
 - Responses are hostile: a model that is trained on the score learns whatever raises it. So a response never gains by making a
   check impossible. Where a checker raises an error on a response, or the response is of a shape on which the checkers' patterns
   take quadratic time, the constraint counts as failed and `Check.reason` says why. Nothing a checker raises escapes.
-- A constraint is dropped for all responses to a prompt alike if the reason lies in the constraint or in this machine: no checker
-  has its name, an argument is missing or unusable, or NLTK's data is absent. Such a reason is told from the other kind by trial:
-  the checker is also run on a plain text (`PLAIN_TEXT`), and what it cannot check there, nobody's response is to blame for. Two
-  errors are never the response's: absent data, and a keyword that is no regular expression, which a checker may first read when
-  the keywords before it are there.
+- A constraint is dropped for all responses to a prompt alike if the reason lies in the constraint or in this machine: there is
+  no checker of its name, an argument is missing or unusable, or NLTK's data is absent. Which of the two it is shows on trial: the
+  checker is also run on a plain text (`PLAIN_TEXT`), and no response is to blame for what it cannot check there. Two errors are
+  never the response's: absent data, and a keyword that is no regular expression, which a checker may not read before the
+  keywords in front of it are met.
 - A checker that lacks an argument, or cannot use one, draws one at random: the same response would then pass or fail by chance.
 - Language detection is seeded, and nothing is ever downloaded. Where NLTK's `punkt_tab` data is absent, sentences cannot be
   counted; words in capitals are counted without it, with the same result.
