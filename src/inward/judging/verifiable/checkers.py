@@ -7,9 +7,9 @@ the checkers:
   check impossible. Where a checker raises an error on a response, or the response is of a shape on which the checkers' patterns
   take quadratic time, the constraint counts as failed and `Check.reason` says why. Nothing a checker raises escapes.
 - A constraint is dropped for all responses to a prompt alike if the reason lies in the constraint or in this machine: there is
-  no checker of its name, an argument is missing or unusable, or NLTK's data is absent. Which of the two it is shows on trial: the
-  checker is also run on a plain text (`PLAIN_TEXT`), and no response is to blame for what it cannot check there. Two errors are
-  never the response's: absent data, and a keyword that is no regular expression, which a checker may not read before the
+  no checker of its name, an argument is missing or unusable, or NLTK's data is absent. Which of the two it is shows on trial:
+  the checker is also run on a plain text (`PLAIN_TEXT`), and no response is to blame for what it cannot check there. Two errors
+  are never the response's: absent data, and a keyword that is no regular expression, which a checker may not read before the
   keywords in front of it are met.
 - A checker that lacks an argument, or cannot use one, draws one at random: the same response would then pass or fail by chance.
 - Language detection is seeded, and nothing is ever downloaded. Where NLTK's `punkt_tab` data is absent, sentences cannot be

@@ -1,8 +1,8 @@
 r"""Answers out of a few: the letter of a choice, yes or no, true or false.
 
 A text that merely mentions the right word is no right answer, so a response must commit itself. It is read in this order: after
-GSM8K's marker, in `\boxed{}`, after "the answer is" and the like, at its beginning, and at last by the letter or word that is the
-only one it mentions. Where it names several and commits itself to none, it has given no answer.
+GSM8K's marker, in `\boxed{}`, after "the answer is" and the like, at its beginning, and at last by the letter or word that is
+the only one it mentions. Where it names several and commits itself to none, it has given no answer.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ r"""Answers that are mathematical expressions (`2\sqrt{3}`, `x^2+1`, `[0, 1)`), 
 The package parses LaTeX into SymPy and decides whether two expressions are equal (huggingface/Math-Verify). It stops long
 computations by SIGALRM, which works in the main thread alone, so it is called without a time limit, and only on what is bounded
 beforehand: SymPy would compute for hours at `9^{9^{9^9}}`, and the parser takes exponential time in the depth of brackets. An
-expression of a response that is longer, deeper or of larger exponents than `_is_bounded` allows, or that holds a command that is
-not among `COMMANDS`, is not compared and so is not right. Plain text is never evaluated as Python: only LaTeX is parsed.
+expression of a response that is longer, deeper or of larger exponents than `_is_bounded` allows, or that holds an unknown
+command, is not compared and so is not right. Plain text is never evaluated as Python: only LaTeX is parsed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from inward.judging.verifiable.spans import announced, boxed, marked
 MAX_CHARACTERS = 120
 MAX_DEPTH = 4
 MAX_BRACKETS = 12
-COMMANDS = frozenset(
-    """
-    frac dfrac tfrac cfrac sqrt pi infty cdot times div pm left right text textbf mathrm mathbf circ degree cup cap in
-    le leq ge geq lt gt ne neq quad sin cos tan ln log exp theta alpha beta gamma lambda mu phi
-    """.split()
-)
 
-_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_UNKNOWN_COMMAND = re.compile(
+    r"\\(?!(?:[dtc]?frac|sqrt|pi|infty|cdot|times|div|pm|left|right|text|textbf|mathrm|mathbf|circ|degree|cup|cap|in|leq?|geq?|lt|gt"
+    r"|neq?|quad|sin|cos|tan|ln|log|exp|theta|alpha|beta|gamma|lambda|mu|phi)(?![A-Za-z]))[A-Za-z]"
+)
+_COMMAND = re.compile(r"\\[A-Za-z]")
 _EXPONENT = re.compile(
     r"\^(?:\{-?(?:\d{1,2}|[a-z]|\d?[a-z][+-]\d|\d{1,2}/\d{1,2}|\\[dt]?frac\{?\d\}?\{?\d\}?|\\circ)\}|-?\d|[a-z]|\\circ)(?!\^)"
 )
@@ -80,7 +78,7 @@ def _squeezed(expression: str) -> str:
 def _is_bounded(expression: str) -> bool:
     if len(expression) > MAX_CHARACTERS or re.search(r"\d{13}|[!_]", expression):
         return False
-    if not set(_COMMAND.findall(expression)) <= COMMANDS:
+    if _UNKNOWN_COMMAND.search(expression):
         return False
     if expression.count("^") != len(_EXPONENT.findall(expression)) or expression.count("^") > 6:
         return False
