@@ -1,7 +1,8 @@
-"""95% percentile bootstrap intervals over prompts: of a mean, a difference in pairs, and anything that follows from sums.
+"""The statistics that several rooms need: 95% bootstrap intervals, N(v), correlations.
 
-Prompts are what is resampled: they are the independent draws, the samples of one prompt are not. (Efron 1979; the paper gives
-no intervals.)
+Intervals are percentiles of a bootstrap over prompts (Efron 1979): of a mean, of a difference in pairs, and of anything that
+follows from sums. Prompts are what is resampled, for they are the independent draws; the samples of one prompt are not. The
+paper gives no intervals. P prompts, R resamples, C counts, K samples of a prompt.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from inward.errors import UsageError
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
-CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
+MAX_NUMBERS = 4_000_000
+"""How many numbers are held at once while resampling: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +84,45 @@ def bootstrap_sums(counts_PC: Floats, statistic: Callable[[Floats], Floats], *, 
     """
     assert len(counts_PC), "nothing to resample"
     prompts, random = len(counts_PC), np.random.default_rng(seed)
-    block = max(1, CELLS // prompts)
-    found = []
+    block = max(1, MAX_NUMBERS // prompts)
+    values = []
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = random.integers(prompts, size=(rows, prompts)) + prompts * np.arange(rows)[:, None]
         times_RP = np.bincount(drawn.ravel(), minlength=rows * prompts).reshape(rows, prompts)
-        found.append(statistic(times_RP @ counts_PC))
-    values_R = np.concatenate(found)
+        values.append(statistic(times_RP @ counts_PC))
+    values_R = np.concatenate(values)
     low, high = _bounds(values_R[~np.isnan(values_R)])
     return Interval(mean=float(statistic(counts_PC.sum(axis=0))), low=low, high=high)
+
+
+def normalise(values: Sequence[float]) -> list[float]:
+    """Return N(v) = (v - mean) / std with the population's standard deviation; zeros where all values are equal."""
+    low, high = min(values), max(values)
+    if low == high:
+        return [0.0] * len(values)
+    units = [(value - low) / (high - low) for value in values]  # so that no spread, however small, is lost to rounding
+    mean, std = fmean(units), pstdev(units)
+    return [(unit - mean) / std for unit in units]
+
+
+def correlation(a_K: Floats, b_K: Floats) -> float:
+    """Return Pearson's correlation of two series, each of which needs a spread."""
+    return float(np.corrcoef(a_K, b_K)[0, 1])
+
+
+def rank_correlation(a_K: Floats, b_K: Floats) -> float:
+    """Return Spearman's correlation of two series, each of which needs a spread; equal values share the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    return correlation(rankdata(a_K), rankdata(b_K))
 
 
 def _resampled_means(values_P: Floats, resamples: int, seed: int) -> Floats:
     """Return the means of `resamples` draws of P values with replacement, a bounded block of draws at a time."""
     assert values_P.size, "nothing to resample"
     random = np.random.default_rng(seed)
-    block = max(1, CELLS // values_P.size)
+    block = max(1, MAX_NUMBERS // values_P.size)
     sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
     return np.concatenate([values_P[random.integers(values_P.size, size=(rows, values_P.size))].mean(axis=1) for rows in sizes])
 
@@ -106,13 +130,3 @@ def _resampled_means(values_P: Floats, resamples: int, seed: int) -> Floats:
 def _bounds(means: Floats) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def normalise(values: Sequence[float]) -> list[float]:
-    """Return (v - mean) / std with the population's standard deviation; zeros where all values are equal."""
-    low, high = min(values), max(values)
-    if low == high:
-        return [0.0] * len(values)
-    units = [(value - low) / (high - low) for value in values]  # so that no spread, however small, is lost to rounding
-    mean, std = fmean(units), pstdev(units)
-    return [(unit - mean) / std for unit in units]

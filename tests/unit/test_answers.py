@@ -144,6 +144,11 @@ RIGHT: list[tuple[str, str]] = [
     (r"\frac{1}{2}", "1/2"),
     ("0.75", r"\frac{3}{4}"),
     ("3.5", r"\boxed{3\frac12}"),
+    ("18", r"\boxed{9 \times 2 = 18}"),
+    ("18", r"\boxed{x = 9 \cdot 2 = 18}"),
+    ("18", r"\boxed{f(2) = 18}"),
+    ("18", r"\boxed{\angle ABC = 18^\circ}"),
+    ("18", r"\boxed{Total: 18}"),
     ("7/2", r"\boxed{3\frac{1}{2}}"),
     (r"3\frac{1}{2}", "3.5"),
     ("3.5", "You need 3 1/2 cups."),
@@ -186,6 +191,19 @@ RIGHT: list[tuple[str, str]] = [
     ("[0,1)", r"\boxed{[0, 1)}"),
     ("(3,5)", r"\boxed{\left(3, 5\right)}"),
     (r"$\sqrt{2}$", r"$$\sqrt{2}$$"),
+    ("(1,2,3)", r"\boxed{(1, 2, 3)}"),
+    ("x>2", r"\boxed{2 < x}"),
+    ("x>2", r"\boxed{2x > 4}"),
+    ("2x+3y=7", r"\boxed{4x + 6y = 14}"),
+    ("y=2x+1", r"\boxed{y - 2x = 1}"),
+    (r"x=\sqrt{5}", r"\boxed{\sqrt{5}}"),
+    (r"\sqrt{5}", r"\boxed{x = \sqrt{5}}"),
+    (r"\{1,\sqrt{2}\}", r"\boxed{\{\sqrt{2}, 1\}}"),
+    (r"[0,1)", r"\boxed{x \in [0,1)}"),
+    (r"(-\infty,0)\cup(1,2]", r"\boxed{(1,2] \cup (-\infty,0)}"),
+    (r"\sin^2 x", r"\boxed{1-\cos^2 x}"),
+    (r"e^{2x}", r"\boxed{(e^x)^2}"),
+    (r"\log_2 3", r"\boxed{\frac{\ln 3}{\ln 2}}"),
     (r"(-\infty, 2]", r"\boxed{(-\infty,2]}"),
     # dates and times
     ("3:45", "The train leaves at 3:45 pm."),
@@ -237,6 +255,7 @@ WRONG: list[tuple[str, str]] = [
     ("3", r"\boxed{2^3}"),
     ("2", "25 cm^2"),
     ("5", r"\boxed{3, 5}"),
+    ("14", r"\boxed{4x + 6y = 14}"),
     ("5", r"\boxed{3 \text{ or } 5}"),
     ("5", r"\boxed{x}, as 5 is odd"),
     ("3", "#### Step 3\nThe answer is 7"),
@@ -260,6 +279,14 @@ WRONG: list[tuple[str, str]] = [
     ("x^2+1", r"\boxed{x^2+2}"),
     ("[0,1)", r"\boxed{(0,1]}"),
     ("(3,5)", r"\boxed{(5,3)}"),
+    ("(1,2,3)", r"\boxed{(1,3,2)}"),
+    ("x>2", r"\boxed{x<2}"),
+    ("x>2", r"\boxed{-x>-2}"),
+    ("2x+3y=7", r"\boxed{2x+3y=8}"),
+    (r"x=\sqrt{5}", r"\boxed{y=\sqrt{5}}"),
+    (r"\{1,\sqrt{2}\}", r"\boxed{\{1,\sqrt{2},3\}}"),
+    (r"\frac{1}{x}", r"\boxed{x}"),
+    (r"\sqrt{2}", "1.414"),
     (r"\pi", "3.14"),
     # dates and times
     ("3:45", "345"),
@@ -361,8 +388,8 @@ def test_no_text_raises(response: str, reference: str) -> None:
 
 
 HOSTILE = (
-    "answer is |answer |answer: A |1 |9|9,|999,|-$|\\boxed{|####|#### 1\n|is |1/| |.|{|\\frac{1}|\\frac|\\sqrt[|\\text{|^{|_{|$|\\(|(A) |"
-    "option |A is |yes |not |\\|\u00bd"
+    r"answer is |answer |answer: A |1 |9|9,|999,|-$|\boxed{|####|is |1/| |.|{|\frac{1}|\frac|\sqrt[|\text{|^{|_{|$|\(|(A) |\boxed{1="
+    "|option |A is |yes |not |\\|\u00bd|#### 1\n"
 )
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from scipy import stats
 
-from inward.config import JudgeLimits
+from inward.config import JudgeLimits, JudgeSettings
 from inward.errors import JudgeError
 from inward.judging.pairwise.judge import ALONE
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.judging.tournament.run import run_tournament
 from inward.records import Output, Score, Verdict
-from inward.trust.audit import Audit, audit, longer_wins, ranks, reasons
+from inward.trust.audit import Audit, audit, length_correlation, longer_wins, reasons
 from inward.trust.figures import NOTHING, Figure, mean, share
 from inward.trust.limits import breaches, check_limits
 from inward.trust.relations import consistent, cyclic, cyclic_triples, tied, won_by_first
@@ -123,27 +127,65 @@ def test_a_true_order_has_no_cycle_and_a_coin_makes_a_quarter_of_triples_cycles(
     assert counts[0] / counts[1] == pytest.approx(0.25, abs=0.02)
 
 
-def test_ranks_are_those_of_scipy() -> None:
-    values = np.array([3.0, 1.0, 2.0, 2.0, 5.0, 1.0])
-    assert ranks(values).tolist() == stats.rankdata(values).tolist()
-
-
 def texts(prompt_id: str, *lengths: int) -> list[Output]:
     return [output(f"{prompt_id}{n}", prompt_id, "x" * length) for n, length in enumerate(lengths)]
 
 
 def test_length_figures_are_within_prompts_and_averaged() -> None:
-    first, second, flat = texts("p", 5, 9, 7, 7), texts("q", 4, 8), texts("r", 3, 6, 9)
+    first, second, flat = texts("p", 5, 9, 7, 7), texts("q", 1, 2, 3, 4), texts("r", 3, 6, 9, 12)
     scores = [score(o, v) for o, v in zip(first, (0.1, 0.9, 0.5, 0.2), strict=True)]
-    scores += [score(o, v) for o, v in zip(second, (1.0, 0.0), strict=True)] + [score(o, 0.5) for o in flat]
+    scores += [score(o, v) for o, v in zip(second, (1.0, 0.8, 0.6, 0.4), strict=True)] + [score(o, 0.5) for o in flat]
     found = audit([*first, *second, *flat], [], scores)
     pearson = stats.pearsonr([5, 9, 7, 7], [0.1, 0.9, 0.5, 0.2]).statistic
     spearman = stats.spearmanr([5, 9, 7, 7], [0.1, 0.9, 0.5, 0.2]).statistic
     assert (found.pearson.value, found.pearson.n) == (pytest.approx((pearson - 1) / 2), 2), "no spread, no correlation"
     assert found.spearman.value == pytest.approx((spearman - 1) / 2)
     assert (found.no_spread.value, found.no_spread.n) == (1 / 3, 3)
-    assert (found.longer_wins.value, found.longer_wins.n) == (5 / 6, 6)
+    assert (found.longer_wins.value, found.longer_wins.n) == (5 / 11, 11)
+    assert length_correlation([*first, *second, *flat], scores) == found.spearman
     assert longer_wins(np.array([1.0]), np.array([3.0])) == (0, 0)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_no_correlation_is_taken_from_few_samples(samples: int) -> None:
+    """Two samples always correlate fully, so a prompt counts from four scored responses on."""
+    outputs = [text for n in range(40) for text in texts(f"p{n:02d}", *range(5, 5 + samples))]
+    scores = [score(o, float(len(o.response or ""))) for o in outputs]
+    verdicts = [verdict(o.id, None, float(len(o.response or "")), of=o.prompt_id) for o in outputs]
+    found = audit(outputs, verdicts, scores)
+    assert (found.spearman.n, found.pearson.n) == ((40, 40) if samples == 4 else (0, 0))
+    assert bool(breaches(found, JudgeLimits())) == (samples == 4)
+
+
+VERIFIABLE = {"kind": "verifiable"}
+BATTLES = {"kind": "pairwise", "path": "a/model"}
+LENGTH_JUDGES: list[tuple[dict[str, object] | None, str | None, bool]] = [
+    (None, None, True),
+    (BATTLES, None, True),
+    (VERIFIABLE, None, False),
+    ({"kind": "panel", "members": [VERIFIABLE, VERIFIABLE | {"strictness": "loose"}]}, None, False),
+    ({"kind": "panel", "members": [VERIFIABLE, BATTLES]}, None, True),
+    ({"kind": "routed", "routes": [{"verifiable": True, "judge": VERIFIABLE}]}, "routes.0.judge", False),
+    ({"kind": "routed", "routes": [{"verifiable": True, "judge": VERIFIABLE}], "otherwise": BATTLES}, "routes.0.judge", False),
+    ({"kind": "routed", "routes": [{"verifiable": True, "judge": VERIFIABLE}], "otherwise": BATTLES}, "otherwise", True),
+    ({"kind": "cascade", "first": VERIFIABLE, "then": BATTLES}, "first", False),
+    ({"kind": "cascade", "first": VERIFIABLE, "then": BATTLES}, "then", True),
+]
+
+
+@pytest.mark.parametrize(("settings", "part", "stops"), LENGTH_JUDGES)
+def test_a_limit_on_length_does_not_hold_for_verifiable_judges(
+    settings: dict[str, object] | None, part: str | None, stops: bool
+) -> None:
+    """A prompt may demand a length: then its score follows the length, and nothing is broken."""
+    judge = settings and TypeAdapter[JudgeSettings](JudgeSettings).validate_json(json.dumps(settings))
+    detail = json.dumps({"ruled_by": {"part": part, "judge": "a judge"}} if part else {})
+    outputs = [text for n in range(40) for text in texts(f"p{n:02d}", 5, 6, 7, 8)]
+    scores = [score(o, float(len(o.response or ""))) for o in outputs]
+    verdicts = [replace(verdict(o.id, None, 1.0, of=o.prompt_id), detail=detail) for o in outputs]
+    expected = pytest.raises(JudgeError, match="max_length_correlation") if stops else nullcontext()
+    with expected:
+        check_limits(outputs, verdicts, scores, JudgeLimits(), where="here", judge=judge)
 
 
 def test_what_is_not_the_judges_fault_is_kept_apart() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,17 @@ import pytest
 
 from inward.errors import MissingExtraError
 from inward.judging.verifiable import checkers
-from inward.judging.verifiable.checkers import Check, check
+from inward.judging.verifiable.checkers import Check, check_responses
 from inward.records import Constraint
 
 pytest.importorskip("if_verifiable", reason="needs the verifiable extra")
 IFEVAL = Path("../shared/data/eval/ifeval.jsonl")
 ENGLISH = "the sun rose over the quiet town and people walked to work"
+
+
+def check(demand: Constraint, response: str, prompt_text: str) -> Check:
+    (result,) = check_responses(demand, [response], prompt_text)
+    return result
 
 
 def constraint(name: str, **arguments: object) -> Constraint:
@@ -55,8 +59,8 @@ def test_a_blank_response_meets_nothing() -> None:
 )
 def test_what_a_checker_cannot_check_is_not_evaluated(impossible: Constraint) -> None:
     result = check(impossible, "some, response!", "p")
-    assert result.unevaluated
-    assert result.strict is None
+    assert result.dropped
+    assert result.reason
     assert result.loose is None
 
 
@@ -67,7 +71,7 @@ def test_null_arguments_are_as_good_as_absent() -> None:
 
 def test_an_argument_no_checker_draws_at_random() -> None:
     given = constraint("length_constraints:nth_paragraph_first_word", num_paragraphs=1, nth_paragraph=4, first_word="a")
-    assert "nth_paragraph" in (check(given, "a b", "p").unevaluated or "")
+    assert "nth_paragraph" in (check(given, "a b", "p").reason or "")
 
 
 @pytest.mark.parametrize(
@@ -87,16 +91,15 @@ def test_an_argument_no_checker_draws_at_random() -> None:
         "A.*B" * 100,
         "\u202e\u0301\U0001f600" * 500,
         "ß" * 1000,
+        "\n*" * 20_000,
     ],
-    ids=range(14),
+    ids=range(15),
 )
 @pytest.mark.parametrize("benchmark", ["ifeval", "ifbench"])
 def test_no_response_makes_a_checker_raise_or_hang(response: str, benchmark: str) -> None:
-    start = time.process_time()
     for name, make in checkers._registry(benchmark).items():
         result = check(constraint(name, **_arguments(name, make)), response, "the prompt")
-        assert (result.unevaluated is None) == (result.strict is not None) == (result.loose is not None)
-    assert time.process_time() - start < 20
+        assert (result.strict is None) == (result.loose is None) == (result.dropped and result.reason is not None)
 
 
 def _arguments(name: str, make: Callable[[str], Any]) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def test_absent_data_is_named_with_the_command_that_fetches_it() -> None:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:
         given = constraint("length_constraints:number_sentences", num_sentences=2, relation="at least")
-        assert "nltk.downloader punkt_tab" in (check(given, "One. Two. Three.", "p").unevaluated or "")
+        assert "nltk.downloader punkt_tab" in (check(given, "One. Two. Three.", "p").reason or "")
     else:
         pytest.skip("NLTK's punkt_tab is installed here")
 
@@ -211,7 +214,7 @@ def test_words_in_capitals_are_counted_as_with_any_split_into_sentences() -> Non
             check(constraint("change_case:capital_word_frequency", capital_frequency=n, capital_relation="at least"), text, "p")
             for n in (count, count + 1)
         ]
-        if text and exact[0].unevaluated is None:
+        if text and exact[0].reason is exact[1].reason is None:
             assert [result.strict for result in exact] == [True, False], text
 
 
@@ -228,7 +231,7 @@ def test_agreement_with_the_package_on_ifeval() -> None:
                 for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True)
             ]
             for place, result in enumerate(ours):
-                if result.unevaluated is not None:
+                if result.dropped:
                     unevaluated += 1
                     continue
                 if row["instruction_id_list"][place] == "change_case:capital_word_frequency":

@@ -41,7 +41,7 @@ def test_resampling_two_values_gives_the_binomial_distribution_of_their_means() 
 
 def test_blocks_of_draws_bound_memory_and_lose_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bootstrap_mean(VALUES.tolist(), resamples=1000, seed=1)
-    monkeypatch.setattr(bootstrap, "CELLS", 450)  # two draws of 200 at a time
+    monkeypatch.setattr(bootstrap, "MAX_NUMBERS", 450)  # two draws of 200 at a time
     assert bootstrap_mean(VALUES.tolist(), resamples=1000, seed=1) == whole
     assert bootstrap._resampled_means(VALUES, 7, 0).shape == (7,)
 

@@ -8,13 +8,15 @@ from inward.config.base import Settings
 
 
 class JudgeLimits(Settings):
-    """What stops a run: a figure of `inward audit` beyond its limit with its whole 95% interval, from `prompts` prompts on.
+    """What stops a run: a figure of `inward audit` whose whole 95% interval lies beyond its limit, from `prompts` prompts on.
 
-    Looked at after the judging of every iteration and of the seed's validation. The defaults stop what is broken beyond doubt
-    and nothing else; 1 is off, and 0 for a `min`. Errors are of verdicts, `max_unscored` of responses. `min_consistency` is of
-    pairs asked in both orders, `max_one_position` of battles won from the same position, first or second, whichever is more.
-    `max_cycles` is of triples, of which a coin makes a quarter cycles; `max_length_correlation` is Spearman's within prompts,
-    of either sign. They alter nothing that is stored, so a run may go on with other limits.
+    The limits are checked after the judging of every iteration and of the seed's validation. The defaults stop what is broken
+    beyond doubt and nothing else; 1 turns a limit off, and so does 0 for a `min`. `max_errors` is a share of verdicts,
+    `max_unscored` of responses. `min_consistency` is a share of pairs asked in both orders, `max_one_position` of battles won
+    from the same position, first or second, whichever is more. `max_cycles` is a share of triples, of which a coin makes a
+    quarter cycles. `max_length_correlation` is Spearman's within prompts of which at least four responses have a score, of
+    either sign; it does not hold for verifiable judges, as a prompt may demand a length. The limits alter nothing that is
+    stored, so a run may go on with other limits.
     """
 
     prompts: int = Field(default=20, ge=2)

@@ -9,7 +9,8 @@ Definitions, with MT-Bench (Zheng et al. 2023, arXiv 2306.05685, section 3.4) fo
   close pairs more often, which makes this lower than it would be over all pairs.
 - `first_position`: among battles with a winner, those won by the response that stood first. `ties`: among decided battles.
 - `cyclic_groups`, `cyclic_triples`: of what the majorities over both orders say (`relations`).
-- `spearman`, `pearson`: score with length in characters, within each prompt, averaged over prompts that have a spread of both.
+- `spearman`, `pearson`: score with length in characters, within each prompt, averaged over prompts with a spread of both and
+  at least `MIN_SAMPLES` scored responses. (Of two samples a correlation is always 1 or -1, whatever the judge.)
 - `longer_wins`: among two responses to a prompt that differ in score and length, those where the longer scores higher.
 - `no_spread`: prompts with two scored responses or more that all have the same score.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from inward.judging.pairwise.judge import ALONE
 from inward.judging.tournament.adaptive import TIE
 from inward.records import Output, Score, Verdict
-from inward.statistics import Floats
+from inward.statistics import Floats, correlation, rank_correlation
 from inward.trust.figures import Figure, mean, share
 from inward.trust.relations import (
     Battles,
@@ -39,6 +40,9 @@ from inward.trust.relations import (
     tied,
     won_by_first,
 )
+
+MIN_SAMPLES = 4
+"""Scored responses to a prompt from which on a correlation with their length is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,8 @@ def audit(outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequen
         ties=over_battles(battles, tied),
         cyclic_groups=over_battles(battles, cyclic),
         cyclic_triples=over_battles(battles, cyclic_triples),
-        spearman=_correlation(groups, ranks),
-        pearson=_correlation(groups, lambda values: values),
+        spearman=_mean_correlation(groups, rank_correlation),
+        pearson=_mean_correlation(groups, correlation),
         longer_wins=share((prompt, longer_wins(*group)) for prompt, group in groups.items()),
         no_spread=share((prompt, (float(np.ptp(s) <= TIE), 1)) for prompt, (s, _) in groups.items() if len(s) > 1),
     )
@@ -120,11 +124,10 @@ def longer_wins(scores_K: Floats, lengths_K: Floats) -> Count:
     return float((higher_KK & longer_KK).sum()), float((higher_KK & (longer_KK | longer_KK.T)).sum())
 
 
-def ranks(values_K: Floats) -> Floats:
-    """Return ranks, equal values sharing the mean of theirs."""
-    below_K = (values_K[:, None] > values_K[None, :]).sum(axis=1)
-    equal_K = (values_K[:, None] == values_K[None, :]).sum(axis=1)
-    return np.asarray(below_K + (equal_K + 1) / 2, dtype=np.float64)
+def length_correlation(outputs: Sequence[Output], scores: Sequence[Score]) -> Figure:
+    """Return `Audit.spearman` alone."""
+    score_of = {score.output_id: score for score in scores}
+    return _mean_correlation(_groups(outputs, score_of), rank_correlation)
 
 
 def _failed(score: Score) -> bool:
@@ -133,19 +136,19 @@ def _failed(score: Score) -> bool:
 
 def _groups(responses: Sequence[Output], score_of: dict[str, Score]) -> dict[str, tuple[Floats, Floats]]:
     """Return each prompt's scores and lengths, of its scored responses."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for output in sorted(responses, key=lambda output: output.id):
         value = score_of[output.id].value
         if value is not None and output.response is not None:
-            found[output.prompt_id].append((value, float(len(output.response))))
-    return {prompt: (np.array(rows)[:, 0], np.array(rows)[:, 1]) for prompt, rows in found.items()}
+            groups[output.prompt_id].append((value, float(len(output.response))))
+    return {prompt: (np.array(rows)[:, 0], np.array(rows)[:, 1]) for prompt, rows in groups.items()}
 
 
-def _correlation(groups: dict[str, tuple[Floats, Floats]], transform: Callable[[Floats], Floats]) -> Figure:
+def _mean_correlation(groups: dict[str, tuple[Floats, Floats]], correlate: Callable[[Floats, Floats], float]) -> Figure:
     return mean(
         {
-            prompt: float(np.corrcoef(transform(scores_K), transform(lengths_K))[0, 1])
+            prompt: correlate(scores_K, lengths_K)
             for prompt, (scores_K, lengths_K) in groups.items()
-            if np.ptp(scores_K) > TIE and np.ptp(lengths_K) > 0
+            if len(scores_K) >= MIN_SAMPLES and np.ptp(scores_K) > TIE and np.ptp(lengths_K) > 0
         }
     )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inward.config import JudgeLimits
+from inward.config import CombinedJudge, JudgeLimits, JudgeSettings, VerifiableJudge
 from inward.errors import JudgeError
 from inward.records import Output, Score, Verdict
-from inward.trust.audit import Audit, audit
+from inward.trust.audit import Audit, audit, length_correlation
 from inward.trust.figures import Figure
 
-EXAMPLES = 3
-WIDTH = 200
-"""Characters of a raw verdict that an error shows, from its end: there a verdict stands."""
+MAX_EXAMPLES = 3
+MAX_CHARACTERS = 200
+"""How much of a raw verdict an error shows: its end, where the verdict stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A limit: its setting, the figure that it is about, and what to tell of it. `shows` picks verdicts that are examples."""
+    """A limit: its setting, the figure it bounds, and what an error says of it. `shows` picks the verdicts shown as examples.
+
+    The limit is an upper one, or a lower one where `least` is true.
+    """
 
     limit: str
     bound: Callable[[JudgeLimits], float]
@@ -57,7 +61,7 @@ RULES: Final = (
     Rule(
         limit="max_errors",
         bound=lambda limits: limits.max_errors,
-        figure=lambda found: found.errors,
+        figure=lambda figures: figures.errors,
         says="share of verdicts without a value",
         remedy="Raise judge.max_tokens if answers are cut off, or take a judge that keeps to its form.",
         shows=_unscored,
@@ -65,7 +69,7 @@ RULES: Final = (
     Rule(
         limit="max_unscored",
         bound=lambda limits: limits.max_unscored,
-        figure=lambda found: found.unscored,
+        figure=lambda figures: figures.unscored,
         says="share of responses that the judge left without a score",
         remedy="Take a judge for prompts such as these.",
         shows=_unscored,
@@ -73,7 +77,7 @@ RULES: Final = (
     Rule(
         limit="min_consistency",
         bound=lambda limits: limits.min_consistency,
-        figure=lambda found: found.consistency,
+        figure=lambda figures: figures.consistency,
         says="share of pairs judged the same in both orders",
         remedy=_POSITION,
         shows=_battle,
@@ -82,7 +86,7 @@ RULES: Final = (
     Rule(
         limit="max_one_position",
         bound=lambda limits: limits.max_one_position,
-        figure=lambda found: _mirrored(found.first_position, about=0.5),
+        figure=lambda figures: _mirrored(figures.first_position, about=0.5),
         says="share of battles won from one and the same position",
         remedy=_POSITION,
         shows=lambda verdict: _battle(verdict) and verdict.value != 0,
@@ -90,7 +94,7 @@ RULES: Final = (
     Rule(
         limit="max_ties",
         bound=lambda limits: limits.max_ties,
-        figure=lambda found: found.ties,
+        figure=lambda figures: figures.ties,
         says="share of battles that end in a tie",
         remedy="Such verdicts rank nothing: offer no tie (judge.form = 'ab'), or take another judge.",
         shows=lambda verdict: _battle(verdict) and verdict.value == 0,
@@ -98,7 +102,7 @@ RULES: Final = (
     Rule(
         limit="max_cycles",
         bound=lambda limits: limits.max_cycles,
-        figure=lambda found: found.cyclic_triples,
+        figure=lambda figures: figures.cyclic_triples,
         says="share of triples in which the majorities go in a circle",
         remedy="A coin makes 0.25: the judge does not tell such responses apart.",
         shows=_battle,
@@ -106,7 +110,7 @@ RULES: Final = (
     Rule(
         limit="max_length_correlation",
         bound=lambda limits: limits.max_length_correlation,
-        figure=lambda found: _mirrored(found.spearman, about=0.0),
+        figure=lambda figures: _mirrored(figures.spearman, about=0.0),
         says="rank correlation of score and length within prompts (its size)",
         remedy="The judge measures length: take another one; pairing.rho cannot mend that.",
         shows=lambda verdict: verdict.value is not None,
@@ -115,17 +119,31 @@ RULES: Final = (
 
 
 def check_limits(
-    outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequence[Score], limits: JudgeLimits, *, where: str
+    outputs: Sequence[Output],
+    verdicts: Sequence[Verdict],
+    scores: Sequence[Score],
+    limits: JudgeLimits,
+    *,
+    where: str,
+    judge: JudgeSettings | None = None,
 ) -> None:
-    """Raise `JudgeError` where a figure of the judge lies beyond its limit beyond doubt; `where` says of which stage."""
+    """Raise `JudgeError` where a figure of the judge lies beyond its limit beyond doubt; `where` says of which stage.
+
+    `judge` are the settings that made the verdicts. Prompts on which verifiable judges alone ruled do not count for the limit
+    on length, as a prompt may demand a length.
+    """
     if len({verdict.prompt_id for verdict in verdicts}) < limits.prompts:
         return
     figures = audit(outputs, verdicts, scores)
-    found = breaches(figures, limits)
-    if not found:
+    verified = verified_prompts(verdicts, judge)
+    if verified:
+        others = [output for output in outputs if output.prompt_id not in verified]
+        figures = dataclasses.replace(figures, spearman=length_correlation(others, scores))
+    broken = breaches(figures, limits)
+    if not broken:
         return
     lines = [f"{where}: the judge is broken, so the run stops before it trains on this:"]
-    for breach in found:
+    for breach in broken:
         figure, rule = breach.figure, breach.rule
         lines.append(
             f"  judge_limits.{rule.limit} = {breach.bound:g}: {rule.says} {figure.value:.3f} "
@@ -144,11 +162,25 @@ def check_limits(
     raise JudgeError("\n".join(lines))
 
 
-def breaches(found: Audit, limits: JudgeLimits) -> list[Breach]:
+def verified_prompts(verdicts: Sequence[Verdict], judge: JudgeSettings | None) -> set[str]:
+    """Return the ids of the prompts on which verifiable judges alone ruled.
+
+    The verdicts of a cascade and of routes name the part that ruled on a prompt.
+    """
+    if not isinstance(judge, CombinedJudge):
+        return {verdict.prompt_id for verdict in verdicts} if isinstance(judge, VerifiableJudge) else set()
+    verifiable = {key for key, part in judge.parts.items() if isinstance(part, VerifiableJudge)}
+    if len(verifiable) == len(judge.parts):
+        return {verdict.prompt_id for verdict in verdicts}
+    ruled_by = {verdict.prompt_id: json.loads(verdict.detail).get("ruled_by", {}).get("part") for verdict in verdicts}
+    return {prompt_id for prompt_id, part in ruled_by.items() if part in verifiable}
+
+
+def breaches(figures: Audit, limits: JudgeLimits) -> list[Breach]:
     """Return the limits that are broken, in the order of the settings."""
     broken = []
     for rule in RULES:
-        figure, bound = rule.figure(found), rule.bound(limits)
+        figure, bound = rule.figure(figures), rule.bound(limits)
         if figure.low is None or figure.high is None:
             continue
         if figure.high < bound if rule.least else figure.low > bound:
@@ -165,10 +197,10 @@ def _mirrored(figure: Figure, *, about: float) -> Figure:
 
 def _examples(verdicts: Sequence[Verdict], rule: Rule) -> list[str]:
     """Return a few verdicts as they came: what they were taken for, and the end of the judge's text."""
-    chosen = [verdict for verdict in sorted(verdicts, key=lambda verdict: verdict.id) if rule.shows(verdict)][:EXAMPLES]
+    chosen = [verdict for verdict in sorted(verdicts, key=lambda verdict: verdict.id) if rule.shows(verdict)][:MAX_EXAMPLES]
     return [f"{'unscored' if v.value is None else v.value}: {v.unscored or ''} {_raw(v)!r}" for v in chosen]
 
 
 def _raw(verdict: Verdict) -> str:
     detail = json.loads(verdict.detail)
-    return str(detail.get("raw", verdict.detail))[-WIDTH:]
+    return str(detail.get("raw", verdict.detail))[-MAX_CHARACTERS:]

@@ -34,7 +34,7 @@ from inward.records import Constraint
 
 MAX_CHARACTERS = 50_000
 MAX_REPEATS = 1_000
-"""How many white-space characters may follow each other, and how many brackets, quotes or asterisks a long line may hold."""
+"""How many white-space characters may follow each other, and how many brackets, quotes or asterisks a line may hold."""
 PLAIN_TEXT = "The morning was calm and clear. A small boat left the harbour, and two people waved from the shore."
 CHECKER_ERRORS = (
     re.error,  # a keyword that is not a regular expression, which the checkers take it for
@@ -183,8 +183,8 @@ def _too_heavy(response: str) -> str | None:
         return f"the response is longer than {MAX_CHARACTERS} characters"
     if re.search(rf"\s{{{MAX_REPEATS}}}", response.replace("*", "")):  # IFEval's variants drop asterisks
         return f"the response holds more than {MAX_REPEATS} white-space characters in a row"
-    if any(len(line) > MAX_REPEATS and max(map(line.count, '[<"*')) > MAX_REPEATS for line in response.split("\n")):
-        return f"one line of the response holds more than {MAX_REPEATS} brackets, quotes or asterisks"
+    if sum(max(map(line.count, '[<"*')) ** 2 for line in response.split("\n")) > MAX_REPEATS**2:
+        return f"lines of the response hold too many brackets, quotes or asterisks (as many as {MAX_REPEATS} in one line)"
     return None
 
 

@@ -1,10 +1,11 @@
-r"""Answers that are mathematical expressions (`2\sqrt{3}`, `x^2+1`, `[0, 1)`), compared by the `math-verify` package.
+r"""Answers that are mathematical expressions (`2\sqrt{3}`, `x^2+1`, `[0, 1)`), read by the `math-verify` package.
 
-The package parses LaTeX into SymPy and decides whether two expressions are equal (huggingface/Math-Verify). It stops long
-computations by SIGALRM, which works in the main thread alone, so it is called without a time limit, and only on what is bounded
-beforehand: SymPy would compute for hours at `9^{9^{9^9}}`, and the parser takes exponential time in the depth of brackets. An
-expression of a response that is longer, deeper or of larger exponents than `_is_bounded` allows, or that holds an unknown
-command, is not compared and so is not right. Plain text is never evaluated as Python: only LaTeX is parsed.
+The package parses LaTeX into SymPy (huggingface/Math-Verify); whether two expressions are equal is decided by `equality`. The
+package's own comparison is not used: it simplifies and solves, which takes minutes on short hostile expressions, and it bounds
+that by SIGALRM, which works in the main thread alone and makes a score depend on the machine. For the same reason only what is
+bounded is parsed: the parser takes exponential time in the depth of brackets. An expression of a response that is longer or
+deeper or has larger exponents than `_is_bounded` allows, or that holds an unknown command, is not compared and so is not right.
+Plain text is never evaluated as Python: only LaTeX is parsed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from typing import Any
 
 from inward.errors import MissingExtraError
+from inward.judging.verifiable.equality import equal
 from inward.judging.verifiable.spans import announced, boxed, marked
 
 MAX_CHARACTERS = 120
@@ -61,8 +63,7 @@ def same_expression(reference: str, expression: str) -> bool:
         return True
     if not _is_bounded(_squeezed(expression)):
         return False
-    parsed = _parse(expression)
-    return bool(parsed) and bool(_library().verify(_parse(reference), parsed, timeout_seconds=None))
+    return any(equal(first, second) for second in _parse(expression) for first in _parse(reference))
 
 
 def require_packages() -> None:

@@ -53,7 +53,9 @@ _EXPONENT = re.compile(r"\^\s?\{\s?([-+]?\d{1,3})\s?\}")
 _OF_UNIT = re.compile(r"(?<=[A-Za-z])\^-?\w{1,9}|_\{[^{}]{0,60}\}|(?<=[A-Za-z])_\w")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]{1,40}|.)?")
 _SPACED_THOUSANDS = re.compile(r"[-+$€£¥]{0,3}\d{1,3}(?: \d{3}){1,30}(?:\.\d+)?")
-_LABEL = re.compile(r".{0,200}(?:=|[A-Za-z]\s?:)")
+_LABEL = re.compile(  # "x =", "f(2) =", "Total:", then "9 * 2 =", but not the left side of an equation such as "2x + 3y ="
+    r"(?:[A-Za-z]{1,20}\s?\([^()=]{0,20}\)\s?=|[^\d+*/^<>()=:\x00-]{0,60}(?:=|(?<=[A-Za-z])\s?:))?(?:[^A-Za-z=\x00]{1,100}=){0,9}"
+)
 _UNIT = re.compile(r"[^\d\x00\\^*+=<>(,;-]*")
 
 
