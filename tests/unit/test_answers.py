@@ -102,6 +102,8 @@ RIGHT: list[tuple[str, str]] = [
     ("-7", "#### -7"),
     ("7", "#### $7"),
     ("7", "#### **7**"),
+    ("7", "#### 3 + 4 = 7"),
+    ("7", "#### x = 7"),
     ("She has 3 * 4 = 12.\n#### 12", "12"),
     # thousands
     ("1234", "1,234"),
@@ -320,13 +322,21 @@ WRONG: list[tuple[str, str]] = [
 ]
 
 
+def need_extra(reference: str) -> None:
+    """Skip a test that compares expressions where the package for that is absent."""
+    if is_expression(reference):
+        pytest.importorskip("math_verify", reason="needs the verifiable extra")
+
+
 @pytest.mark.parametrize(("reference", "response"), RIGHT)
 def test_right(reference: str, response: str) -> None:
+    need_extra(reference)
     assert match_answer(response, [reference]).correct, match_answer(response, [reference])
 
 
 @pytest.mark.parametrize(("reference", "response"), WRONG)
 def test_wrong(reference: str, response: str) -> None:
+    need_extra(reference)
     assert not match_answer(response, [reference]).correct, match_answer(response, [reference])
 
 
@@ -379,17 +389,19 @@ def test_a_number_is_read_in_every_form_and_another_is_not(above: int, below: in
 
 
 @given(
-    st.text(alphabet="aA1()[]{}\\$.,:#/^-*_ \nyesno", max_size=80),
+    st.text(max_size=40) | st.text(alphabet="aA1()[]{}\\$.,:#/^-*_ \nyesno", max_size=80),
     st.sampled_from(["A", "no", "1", r"\sqrt{2}", "Aas", "[0,1)"]),
 )
 def test_no_text_raises(response: str, reference: str) -> None:
+    need_extra(reference)
     match = match_answer(response, [reference])
     assert match.extracted is not None or not match.correct
 
 
 HOSTILE = (
-    r"answer is |answer |answer: A |1 |9|9,|999,|-$|\boxed{|####|is |1/| |.|{|\frac{1}|\frac|\sqrt[|\text{|^{|_{|$|\(|(A) |\boxed{1="
-    "|option |A is |yes |not |\\|\u00bd|#### 1\n"
+    r"answer is |answer |answer: A |1 |9|9,|999,|-$|\boxed{|####|is |1/| |.|{|\frac{1}|\frac|\sqrt[|\text{|^{|_{|$|\(|(A) "
+    r"|\boxed{1=|option |A is |yes |not "
+    "|\\|\u00bd|#### 1\n"
 )
 
 
@@ -397,10 +409,12 @@ HOSTILE = (
 @pytest.mark.parametrize("reference", ["5.5", "Z", "no", r"\sqrt{2}", "Paris"])
 def test_a_long_hostile_response_comes_to_an_end(unit: str, reference: str) -> None:
     """A pattern that backtracks would take hours here."""
+    need_extra(reference)
     assert not match_answer(unit * (50_000 // len(unit)), [reference]).correct
 
 
 def test_expressions_are_compared_in_a_thread_too() -> None:
+    need_extra(r"2\sqrt{3}")
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(match_answer(r"\boxed{\sqrt{12}}", [r"2\sqrt{3}"]).correct))
     thread.start()

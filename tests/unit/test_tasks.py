@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from inward.errors import UsageError
-from inward.judging.verifiable.checkers import check
+from inward.judging.verifiable.checkers import check_responses
 from inward.prompts import tasks
 from inward.prompts.demands import KINDS
 from inward.prompts.tasks import generate_tasks
@@ -57,7 +57,7 @@ def test_no_task_contradicts_itself_and_every_demand_is_what_its_checker_tests()
     for prompt in take(1200):
         response = witness(prompt.constraints)
         for constraint in prompt.constraints:
-            result = check(constraint, response, prompt.text)
+            (result,) = check_responses(constraint, [response], prompt.text)
             assert result.strict is True, (prompt.text, constraint, result, response)
 
 

@@ -1,1 +1,1 @@
-"""How far a judge can be believed: audits of what it said, gold data, limits that stop a run."""
+"""How far a judge can be believed: audits of its verdicts, agreement with people, limits that stop a run."""

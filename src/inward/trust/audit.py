@@ -1,4 +1,4 @@
-"""Can this judge be trusted? What the stored verdicts and scores of one stage say of it; all figures over any order of records.
+"""Figures of a judge from the stored verdicts and scores of one stage; the order of the records does not matter.
 
 Definitions, with MT-Bench (Zheng et al. 2023, arXiv 2306.05685, section 3.4) for position consistency:
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from inward.statistics import Floats, bootstrap_mean, bootstrap_sums
+from inward.statistics import Floats, Interval, bootstrap_mean, bootstrap_sums
 
 RESAMPLES: Final = 1000
 SEED: Final = 0
@@ -45,8 +45,8 @@ def mean(values: Mapping[str, float]) -> Figure:
     """Return the mean over prompts of one value each; `n` counts prompts."""
     if not values:
         return NOTHING
-    found = bootstrap_mean([values[prompt] for prompt in sorted(values)], resamples=RESAMPLES, seed=SEED)
-    return _figure(found.mean, found.low, found.high, n=len(values), prompts=len(values))
+    interval = bootstrap_mean([values[prompt] for prompt in sorted(values)], resamples=RESAMPLES, seed=SEED)
+    return _figure(interval, n=len(values), prompts=len(values))
 
 
 def of_sums(totals: Mapping[str, Iterable[float]], statistic: Callable[[Floats], Floats], *, n: float) -> Figure:
@@ -56,8 +56,8 @@ def of_sums(totals: Mapping[str, Iterable[float]], statistic: Callable[[Floats],
     counts_PC = np.array([list(totals[prompt]) for prompt in sorted(totals)], dtype=np.float64)
     if np.isnan(statistic(counts_PC.sum(axis=0))):
         return NOTHING
-    found = bootstrap_sums(counts_PC, statistic, resamples=RESAMPLES, seed=SEED)
-    return _figure(found.mean, found.low, found.high, n=round(n), prompts=len(counts_PC))
+    interval = bootstrap_sums(counts_PC, statistic, resamples=RESAMPLES, seed=SEED)
+    return _figure(interval, n=round(n), prompts=len(counts_PC))
 
 
 def ratio(sums: Floats) -> Floats:
@@ -69,6 +69,6 @@ def divide(some: Floats, all_: Floats, undefined: float = np.nan) -> Floats:
     return np.where(all_ > 0, some / np.where(all_ > 0, all_, 1.0), undefined)
 
 
-def _figure(value: float, low: float, high: float, *, n: int, prompts: int) -> Figure:
+def _figure(interval: Interval, *, n: int, prompts: int) -> Figure:
     bounded = prompts > 1
-    return Figure(value=value, low=low if bounded else None, high=high if bounded else None, n=n)
+    return Figure(value=interval.mean, low=interval.low if bounded else None, high=interval.high if bounded else None, n=n)

@@ -47,8 +47,8 @@ class GoldPair:
         """What more than half of the people said; None where there is no such thing."""
         if self.label is not None:
             return self.label
-        said, times = Counter(self.annotators).most_common(1)[0]
-        return said if 2 * times > len(self.annotators) else None
+        winner, times = Counter(self.annotators).most_common(1)[0]
+        return winner if 2 * times > len(self.annotators) else None
 
 
 def read_gold(path: Path, columns: Mapping[str, str] | None = None) -> list[GoldPair]:
@@ -84,16 +84,16 @@ def ask(pairs: Sequence[GoldPair], judge: Judge) -> list[Verdict]:
     judge that compares says in an unscored verdict for each.
     """
     prompts = [Prompt(id=pair.id, text=pair.prompt, source="gold") for pair in pairs]
-    outputs = [_output(pair, place) for pair in pairs for place in (0, 1)]
+    outputs = [_output(pair, index) for pair in pairs for index in (0, 1)]
     return judge_outputs(prompts, outputs, judge)
 
 
-def _output(pair: GoldPair, place: int) -> Output:
-    text = (pair.response_1, pair.response_2)[place]
+def _output(pair: GoldPair, index: int) -> Output:
+    text = (pair.response_1, pair.response_2)[index]
     return Output(
-        id=pair.ids[place],
+        id=pair.ids[index],
         prompt_id=pair.id,
-        index=place,
+        index=index,
         prompt_tokens=(),
         tokens=(),
         written=(),
@@ -138,10 +138,10 @@ def _text(value: object, column: str, where: str) -> str:
 
 
 def _people(value: object, where: str) -> tuple[int, ...]:
-    said = value if isinstance(value, list | tuple) else []
-    if not said or any(isinstance(one, bool) or one not in (0, 1, 2) for one in said):
+    winners = value if isinstance(value, list | tuple) else []
+    if not winners or any(isinstance(winner, bool) or winner not in (0, 1, 2) for winner in winners):
         raise UsageError(f"{where}: annotators must be a list of 0 (a tie), 1 or 2, one a person, not {value!r}")
-    return tuple(said)
+    return tuple(winners)
 
 
 def _kind(pair: GoldPair) -> str:

@@ -1,4 +1,4 @@
-"""The limits that stop a run whose judge is broken: what is looked at, and what the person is told."""
+"""The limits that stop a run whose judge is broken: which figures they bound, and what the error says."""
 
 from __future__ import annotations
 

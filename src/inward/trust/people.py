@@ -1,4 +1,4 @@
-"""A judge beside people, counted as the data sets with the people count it.
+"""How well a judge agrees with people, by the figures that the data sets themselves use.
 
 *A label a pair* (LLMBar, Zeng et al. 2024, arXiv 2310.07641; `LLMEvaluator/evaluate.py` of princeton-nlp/LLMBar): accuracy is
 averaged over both orders of presentation, positional agreement is the share of pairs with the same winner in both orders, each
@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from inward.trust.relations import consistent, results_by_group, tied, won_by_fi
 
 Winner = int | None
 """1 or 2, 0 for a tie, None where there is no verdict."""
-Said = tuple[Winner, Winner]
+BothOrders = tuple[Winner, Winner]
 """Who won where response 1 stood first, and where response 2 did; twice the same where responses are scored one by one."""
 CLASSES = 3
 
@@ -50,7 +51,7 @@ class LabelAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassAccuracy:
-    """Agreement with the majority of several people. Precision counts what the judge said, so it is over what was scored."""
+    """Agreement with the majority of several people. Precision counts the verdicts of the judge, so it is over what was scored."""
 
     pairs: int
     accuracy_all: Figure
@@ -102,7 +103,7 @@ def audit_gold(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> GoldAu
     assert pairs, "nothing to compare with people"
     cluster = {pair.id: content_id(pair.prompt) for pair in pairs}.__getitem__
     asked = [verdict for verdict in verdicts if not is_alone(verdict.unscored)]
-    said = winners(pairs, verdicts)
+    judged = winners(pairs, verdicts)
     longer = {pair.id: (_longer(pair), _longer(pair)) for pair in pairs}
     counted = [pair for pair in pairs if pair.majority is not None]
     several = bool(pairs[0].annotators)
@@ -119,33 +120,33 @@ def audit_gold(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> GoldAu
         consistency=over_battles(battles, consistent, cluster),
         first_position=over_battles(battles, won_by_first, cluster),
         ties=over_battles(battles, tied, cluster),
-        longer_wins=share((cluster(pair.id), _for_longer(pair, said[pair.id])) for pair in pairs),
-        labels={} if several else _by_subset(counted, said, in_pairs),
+        longer_wins=share((cluster(pair.id), _for_longer(pair, judged[pair.id])) for pair in pairs),
+        labels={} if several else _by_subset(counted, judged, in_pairs),
         longer_labels={} if several else _by_subset(counted, longer, False),
-        classes=classes(counted, said) if several else None,
+        classes=classes(counted, judged) if several else None,
         longer_classes=classes(counted, longer) if several else None,
         people=people(pairs) if several else None,
     )
 
 
-def winners(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> dict[str, Said]:
+def winners(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> dict[str, BothOrders]:
     """Return who won each pair, by its id, in either order."""
     value = {(verdict.first, verdict.second): verdict.value for verdict in verdicts}
-    found: dict[str, Said] = {}
+    winners_of: dict[str, BothOrders] = {}
     for pair in pairs:
-        one, two = pair.ids
-        if (one, None) in value:
-            first, second = value[one, None], value[two, None]
+        id_1, id_2 = pair.ids
+        if (id_1, None) in value:
+            first, second = value[id_1, None], value[id_2, None]
             winner = None if first is None or second is None else _sign(first - second)
-            found[pair.id] = winner, winner
+            winners_of[pair.id] = winner, winner
         else:
-            back = value.get((two, one))
-            found[pair.id] = _sign(value.get((one, two))), _sign(None if back is None else -back)
-    return found
+            swapped = value.get((id_2, id_1))
+            winners_of[pair.id] = _sign(value.get((id_1, id_2))), _sign(None if swapped is None else -swapped)
+    return winners_of
 
 
-def label_accuracy(pairs: Sequence[GoldPair], said: Mapping[str, Said], in_pairs: bool) -> LabelAccuracy:
-    rows = [(content_id(pair.prompt), _right(pair, said[pair.id]), said[pair.id]) for pair in pairs]
+def label_accuracy(pairs: Sequence[GoldPair], judged: Mapping[str, BothOrders], in_pairs: bool) -> LabelAccuracy:
+    rows = [(content_id(pair.prompt), _right(pair, judged[pair.id]), judged[pair.id]) for pair in pairs]
     return LabelAccuracy(
         pairs=len(pairs),
         accuracy_all=share((prompt, (right, 2)) for prompt, right, _ in rows),
@@ -154,12 +155,12 @@ def label_accuracy(pairs: Sequence[GoldPair], said: Mapping[str, Said], in_pairs
     )
 
 
-def classes(pairs: Sequence[GoldPair], said: Mapping[str, Said]) -> ClassAccuracy:
+def classes(pairs: Sequence[GoldPair], judged: Mapping[str, BothOrders]) -> ClassAccuracy:
     """Return the figures over three classes, from the table of truths by what the judge said (the last column: unscored)."""
     tables: dict[str, Floats] = defaultdict(lambda: np.zeros((CLASSES, CLASSES + 1)))
     for pair in pairs:
         assert pair.majority is not None, "pairs without a majority are left out before"
-        first, second = said[pair.id]
+        first, second = judged[pair.id]
         answer = CLASSES if first is None or second is None else first if first == second else 0
         tables[content_id(pair.prompt)][pair.majority, answer] += 1
     totals = {prompt: table.ravel().tolist() for prompt, table in tables.items()}
@@ -190,33 +191,33 @@ def people(pairs: Sequence[GoldPair]) -> People | None:
     duos = list(combinations(range(size), 2))
     agreement = share((content_id(p.prompt), (p.annotators[a] == p.annotators[b], 1)) for p in pairs for a, b in duos)
     kappas = [_kappa([(pair.annotators[a], pair.annotators[b]) for pair in pairs]) for a, b in duos]
-    known = [kappa for kappa in kappas if kappa is not None]
-    return People(people=size, agreement=agreement, kappa=sum(known) / len(known) if len(known) == len(duos) else None)
+    defined = [kappa for kappa in kappas if kappa is not None]
+    return People(people=size, agreement=agreement, kappa=fmean(defined) if len(defined) == len(duos) else None)
 
 
-def _by_subset(pairs: Sequence[GoldPair], said: Mapping[str, Said], in_pairs: bool) -> dict[str, LabelAccuracy]:
+def _by_subset(pairs: Sequence[GoldPair], judged: Mapping[str, BothOrders], in_pairs: bool) -> dict[str, LabelAccuracy]:
     of_subset: dict[str, list[GoldPair]] = defaultdict(list)
     for pair in pairs:
         of_subset[pair.subset or ""].append(pair)
-    found = {"all": label_accuracy(pairs, said, in_pairs)}
+    accuracies = {"all": label_accuracy(pairs, judged, in_pairs)}
     if len(of_subset) > 1:
-        found |= {name: label_accuracy(of_subset[name], said, in_pairs) for name in sorted(of_subset)}
+        accuracies |= {name: label_accuracy(of_subset[name], judged, in_pairs) for name in sorted(of_subset)}
         families: dict[str, list[str]] = defaultdict(list, {"subsets": sorted(of_subset)})
         for name in sorted(of_subset):
             families[name.partition("/")[0]].append(name)
         means = {f"mean of {family}": names for family, names in families.items() if len(names) > 1}
-        found |= {title: _mean_of({n: of_subset[n] for n in names}, said, in_pairs) for title, names in means.items()}
-    return found
+        accuracies |= {title: _mean_of({n: of_subset[n] for n in names}, judged, in_pairs) for title, names in means.items()}
+    return accuracies
 
 
-def _mean_of(subsets: Mapping[str, Sequence[GoldPair]], said: Mapping[str, Said], in_pairs: bool) -> LabelAccuracy:
+def _mean_of(subsets: Mapping[str, Sequence[GoldPair]], judged: Mapping[str, BothOrders], in_pairs: bool) -> LabelAccuracy:
     """Return the means of the subsets' figures, each subset counting the same."""
 
-    def figure(count: Callable[[Said, float], tuple[float, float]]) -> Figure:
+    def figure(count: Callable[[BothOrders, float], tuple[float, float]]) -> Figure:
         totals: dict[str, Floats] = defaultdict(lambda: np.zeros((len(subsets), 2)))
-        for at, pairs in enumerate(subsets.values()):
+        for index, pairs in enumerate(subsets.values()):
             for pair in pairs:
-                totals[content_id(pair.prompt)][at] += count(said[pair.id], _right(pair, said[pair.id]))
+                totals[content_id(pair.prompt)][index] += count(judged[pair.id], _right(pair, judged[pair.id]))
         sums = {prompt: table.ravel().tolist() for prompt, table in totals.items()}
         of_all = sum(float(table[:, 1].sum()) for table in totals.values())
         return of_sums(sums, lambda s: _rates(s.reshape(*s.shape[:-1], len(subsets), 2)).mean(axis=-1), n=of_all)
@@ -233,15 +234,15 @@ def _rates(sums: Floats) -> Floats:
     return divide(sums[..., 0], sums[..., 1])
 
 
-def _right(pair: GoldPair, both: Said) -> float:
+def _right(pair: GoldPair, both: BothOrders) -> float:
     return sum(0.5 if winner == 0 else float(winner == pair.label) for winner in both if winner is not None)
 
 
-def _scored(both: Said) -> int:
+def _scored(both: BothOrders) -> int:
     return sum(winner is not None for winner in both)
 
 
-def _for_longer(pair: GoldPair, both: Said) -> tuple[float, float]:
+def _for_longer(pair: GoldPair, both: BothOrders) -> tuple[float, float]:
     longer = _longer(pair)
     won = [winner for winner in both if winner] if longer else []
     return sum(winner == longer for winner in won), len(won)
@@ -275,11 +276,11 @@ def _f1(table: Floats, columns: int) -> Floats:
     return divide(2 * precision * recall, precision + recall, 0.0)
 
 
-def _kappa(said: Sequence[tuple[int, int]]) -> float | None:
+def _kappa(answers: Sequence[tuple[int, int]]) -> float | None:
     """Return Cohen's kappa (1960) of two people; None where chance alone would always agree."""
     table = np.zeros((CLASSES, CLASSES))
-    for first, second in said:
+    for first, second in answers:
         table[first, second] += 1
-    table /= len(said)
+    table /= len(answers)
     chance = float(table.sum(axis=1) @ table.sum(axis=0))
     return None if chance == 1 else (float(np.trace(table)) - chance) / (1 - chance)

@@ -1,7 +1,8 @@
-"""What the battles between the responses to one prompt say of the judge: is it consistent, does it lean, does it go in circles.
+"""Figures of the battles between the responses to one prompt: consistency, preference for a position, ties, cycles.
 
-`Results` are the battles one judge decided for one prompt: (first, second) to 1 where the first won, -1 the second, 0 a tie.
-Battles without a verdict are not among them. Every function returns how many of how many.
+`Results` are the battles that one judge decided for one prompt: (first, second) maps to 1 where the first response won, to -1
+where the second won, and to 0 for a tie. Battles without a verdict are not among them. Every function returns a count and what
+it is a count of.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ Bools = NDArray[np.bool_]
 
 def results_by_group(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], dict[tuple[str, str], int]]:
     """Return the decided battles of each (prompt, judge). Only who won counts, however strongly."""
-    found: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    results: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
     for verdict in verdicts:
         if verdict.second is not None and verdict.value is not None:
-            results = found.setdefault((verdict.prompt_id, verdict.judge), {})
-            results[verdict.first, verdict.second] = (verdict.value > 0) - (verdict.value < 0)
-    return found
+            of_group = results.setdefault((verdict.prompt_id, verdict.judge), {})
+            of_group[verdict.first, verdict.second] = (verdict.value > 0) - (verdict.value < 0)
+    return results
 
 
 def consistent(results: Results) -> Count:
@@ -48,7 +49,7 @@ def tied(results: Results) -> Count:
 
 
 def cyclic(results: Results) -> Count:
-    """Return whether the majority relation has a cycle, of 1 if so many pairs have a majority that it could have one, else 0.
+    """Return 1 where the majority relation has a cycle, of 1 where enough pairs have a majority for one to be possible.
 
     m stands above n where it won more of the battles between the two, both orders taken together.
     """
@@ -60,22 +61,22 @@ def cyclic(results: Results) -> Count:
 
 
 def cyclic_triples(results: Results) -> Count:
-    """Return how many of the triples with a majority in each of their three pairs are cycles; a fair coin makes 1 in 4 so."""
+    """Return how many triples are cycles, of those with a majority in each of their three pairs; a fair coin makes 1 in 4."""
     beats_KK = _majority(results).astype(np.float64)
     joined_KK = beats_KK + beats_KK.T
     return _cube(beats_KK) / 3, _cube(joined_KK) / 6
 
 
 def _majority(results: Results) -> Bools:
-    place = {id_: at for at, id_ in enumerate(sorted(set(chain.from_iterable(results))))}
-    net_KK = np.zeros((len(place), len(place)), dtype=np.int64)
+    index_of = {id_: index for index, id_ in enumerate(sorted(set(chain.from_iterable(results))))}
+    net_KK = np.zeros((len(index_of), len(index_of)), dtype=np.int64)
     for (first, second), value in results.items():
-        net_KK[place[first], place[second]] += value
+        net_KK[index_of[first], index_of[second]] += value
     return net_KK > net_KK.T
 
 
 def _remains(matrix_KK: Bools, keeps: Callable[[Bools], Bools]) -> bool:
-    """Return whether anything remains once those are taken out, again and again, that `keeps` does not keep."""
+    """Return whether any row remains after rows that `keeps` rejects are removed until it rejects none."""
     left_K = np.ones(len(matrix_KK), dtype=np.bool_)
     while left_K.any():
         kept_K = left_K & keeps(left_K)
@@ -86,5 +87,5 @@ def _remains(matrix_KK: Bools, keeps: Callable[[Bools], Bools]) -> bool:
 
 
 def _cube(matrix_KK: NDArray[np.float64]) -> float:
-    """Return the trace of the cube: closed walks of three steps, of which a cycle of three makes one from each of its ends."""
+    """Return the trace of the cube, which counts closed walks of three steps: a cycle of three gives one from each member."""
     return float(np.round(np.trace(matrix_KK @ matrix_KK @ matrix_KK)))

@@ -21,7 +21,7 @@ from fractions import Fraction
 
 from inward.judging.verifiable import expressions
 from inward.judging.verifiable.choices import chosen_letter, chosen_word, reference_letter, reference_word
-from inward.judging.verifiable.numbers import all_numbers, leading_number, sole_number
+from inward.judging.verifiable.numbers import first_number, last_number, leading_number, sole_number
 from inward.judging.verifiable.spans import announced, boxed, marked, without_markup
 
 _BARE = str.maketrans("", "", string.punctuation + "“”‘’–—−")
@@ -73,17 +73,17 @@ def final_number(response: str) -> Fraction | None:
     just one number holds another answer.
     """
     for line in marked(response):
-        if (number := leading_number(line)) is not None:
-            return number
+        for number in (sole_number(line, unit=True), leading_number(line)):
+            if number is not None:
+                return number
     box = boxed(response)
     if box is not None:
         return sole_number(box, unit=True)
     for sentence in announced(response):
-        numbers = all_numbers(sentence.rpartition("=")[2]) or all_numbers(sentence)
-        if numbers:
-            return numbers[0]
-    numbers = all_numbers(response)
-    return numbers[-1] if numbers else None
+        for number in (first_number(sentence.rpartition("=")[2]), first_number(sentence)):
+            if number is not None:
+                return number
+    return last_number(response)
 
 
 def normalise_text(text: str) -> str:

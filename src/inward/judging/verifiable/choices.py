@@ -92,7 +92,7 @@ def _leading_letter(text: str, *, article_starts: bool = True) -> str | None:
 
 def _sentences_after_choice(response: str) -> list[str]:
     positions = [match.end() for match in _CHOSEN.finditer(response)][-MAX_ANNOUNCEMENTS:]
-    return [re.split(r"[.\n]", response[at : at + MAX_SENTENCE], maxsplit=1)[0] for at in reversed(positions)]
+    return [re.split(r"[.\n]", response[position : position + MAX_SENTENCE], maxsplit=1)[0] for position in reversed(positions)]
 
 
 def _lone_letters(text: str) -> set[str]:
@@ -112,9 +112,9 @@ def _stance(text: str, pair: tuple[str, str]) -> str | None:
     )
     if leading:
         return str(leading[1].lower())
-    said = set()
+    words = set()
     for match in _WORD.finditer(text):
         word = match["word"].lower()
         if word in pair:
-            said.add(_OPPOSITE[word] if match["negated"] and word in ("true", "false") else word)
-    return _only(said)
+            words.add(_OPPOSITE[word] if match["negated"] and word in ("true", "false") else word)
+    return _only(words)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from fractions import Fraction
 
 MAX_CHARACTERS = 100
@@ -21,7 +22,7 @@ OPAQUE = "\x00"
 """Stands for a part of an expression that is no plain number, so that its neighbours are not read as one."""
 
 _NUMBER = re.compile(
-    r"""(?<![\w./\x00])                                              # not inside a word, another number or an expression
+    r"""(?=[-+$€£¥.\d])(?<![\w./\x00])                               # not inside a word, another number or an expression
     (?P<sign>[-+]{0,2}[$€£¥]?-?)
     (?P<digits>(?:\d{1,3}(?:,\d{3}){1,30}+(?!\d)|\d++)(?:\.\d++)?+|\.\d++)
     (?:\ (?P<top>\d{1,9}+)\s?/\s?(?P<bottom>\d{1,9}+)(?![\d/])         # the fraction of a mixed number
@@ -59,10 +60,14 @@ _LABEL = re.compile(  # "x =", "f(2) =", "Total:", then "9 * 2 =", but not the l
 _UNIT = re.compile(r"[^\d\x00\\^*+=<>(,;-]*")
 
 
-def all_numbers(text: str) -> list[Fraction]:
-    """Return the numbers that a text holds, in their order."""
-    values = (_value(match) for match in _NUMBER.finditer(_plain(text)))
-    return [value for value in values if value is not None]
+def first_number(text: str) -> Fraction | None:
+    """Return the first number that a text holds."""
+    return _first(_NUMBER.finditer(_plain(text)))
+
+
+def last_number(text: str) -> Fraction | None:
+    """Return the last number that a text holds."""
+    return _first(reversed(list(_NUMBER.finditer(_plain(text)))))
 
 
 def leading_number(text: str) -> Fraction | None:
@@ -84,6 +89,10 @@ def sole_number(text: str, *, unit: bool = False) -> Fraction | None:
         return None
     rest = plain[match.end() :].strip()
     return _value(match) if rest in ("", "%") or (unit and _UNIT.fullmatch(rest)) else None
+
+
+def _first(matches: Iterable[re.Match[str]]) -> Fraction | None:
+    return next((value for match in matches if (value := _value(match)) is not None), None)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -134,8 +143,8 @@ def _without_latex(text: str) -> str:
 
 
 def _plain_fraction(match: re.Match[str]) -> str:
-    whole, above, below = match[1], match[2] or match[3], (match[4] or match[5]).replace(",", "")
-    return f"{whole.strip()} {above}/{below}" if whole else f"{above}/{below}"
+    integer, above, below = match[1], match[2] or match[3], (match[4] or match[5]).replace(",", "")
+    return f"{integer.strip()} {above}/{below}" if integer else f"{above}/{below}"
 
 
 def _compatible(text: str) -> str:
