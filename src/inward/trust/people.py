@@ -51,7 +51,7 @@ class LabelAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassAccuracy:
-    """Agreement with the majority of several people. Precision counts the verdicts of the judge, so it is over what was scored."""
+    """Agreement with the majority of several people. Precision is over what the judge has scored."""
 
     pairs: int
     accuracy_all: Figure

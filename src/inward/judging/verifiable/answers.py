@@ -54,7 +54,7 @@ def match_answer(response: str, references: Sequence[str]) -> AnswerMatch:
 def is_expression(reference: str) -> bool:
     """Say whether a reference answer is to be compared as an expression, which needs the `verifiable` extra."""
     return (
-        expressions.looks_like_expression(reference)
+        expressions.looks_like_expression(without_markup(reference))
         and reference_number(reference) is None
         and reference_letter(reference) is None
     )

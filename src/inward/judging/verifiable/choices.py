@@ -16,9 +16,10 @@ _OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 _LEADING_LETTER = re.compile(
     r"""[\s"'*_\-:]{0,9}(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer)\b)?[\s"'*_:]{0,9}
-    (?P<open>[(\[]?)\s?(?P<letter>[A-Za-z])(?![\w'’])(?P<rest>.{0,2})""",
+    (?P<open>[(\[]?)\s?(?P<letter>[A-Za-z])(?![\w'’])(?P<rest>.{0,20})""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
+_SECOND_LETTER = re.compile(r"[)\]]?\s{0,2}(?:,|/|&|and\b|or\b)\s{0,2}(?:or\s|and\s)?[(\[]?[A-HJ-Z](?![\w'’])")
 _CHOSEN = re.compile(
     r"\b(?:option|choice)\b(?:[^.\n\d]{0,60}?\bis\b(?!\s+(?:not|wrong|incorrect|false))\s?:?|\s?[:=])"
     r"|\b(?:choose|select|pick|go\s+with)\b",
@@ -76,14 +77,17 @@ def chosen_word(response: str, reference: str) -> str | None:
 
 
 def _leading_letter(text: str, *, article_starts: bool = True) -> str | None:
-    """Return the letter that a text begins with. "A" and "I" may also be words: they count only where no word follows.
+    """Return the letter that a text begins with, unless another follows at once ("B or C").
 
-    `article_starts` says whether a text may begin with a word in capitals that is not a name, as a sentence does.
+    "a" and "i" may also be words: they count only where no word follows. `article_starts` says that so may "A" and "I", as the
+    text is the beginning of a sentence.
     """
     match = _LEADING_LETTER.match(text)
     if match is None:
         return None
     letter, rest = match["letter"], match["rest"]
+    if _SECOND_LETTER.match(rest):
+        return None
     may_be_word = letter in "ai" or (article_starts and letter in "AI")
     if may_be_word and not match["open"] and re.match(r"\s\w", rest):
         return None
