@@ -9,11 +9,12 @@ from inward.config import VerifiableJudge
 from inward.judging.judge import Group, Ruling
 from inward.judging.verifiable import checkers, expressions
 from inward.judging.verifiable.ifeval import Tally, ifeval_by_prompt
-from inward.judging.verifiable.judge import Verifiable, require_packages
+from inward.judging.verifiable.judge import Verifiable, check
 from inward.records import Constraint, Prompt, Verdict
 
 QUOTED = Constraint(id="startend:quotation")
 NO_COMMA = Constraint(id="punctuation:no_comma")
+SETTINGS = VerifiableJudge(kind="verifiable")
 UNKNOWN = Constraint(id="no:such_checker")
 CAPITALS = Constraint(
     id="change_case:capital_word_frequency", arguments='{"capital_frequency": 1, "capital_relation": "at least"}'
@@ -133,9 +134,9 @@ def test_packages_are_asked_for_only_where_a_demand_needs_them(monkeypatch: pyte
     needed: list[str] = []
     monkeypatch.setattr(checkers, "require_packages", lambda: needed.append("checkers"))
     monkeypatch.setattr(expressions, "require_packages", lambda: needed.append("expressions"))
-    require_packages([prompt(answers=("18",)), prompt(answers=("A",)), prompt()])
+    check(SETTINGS, [prompt(answers=("18",)), prompt(answers=("A",)), prompt()])
     assert needed == []
-    require_packages([prompt(NO_COMMA), prompt(answers=("18", r"2\sqrt{3}"))])
+    check(SETTINGS, [prompt(NO_COMMA), prompt(answers=("18", r"2\sqrt{3}"))])
     assert needed == ["checkers", "expressions"]
 
 

@@ -11,12 +11,14 @@ Definitions, with MT-Bench (Zheng et al. 2023, arXiv 2306.05685, section 3.4) fo
 - `cyclic_groups`, `cyclic_triples`: of what the majorities over both orders say (`relations`).
 - `spearman`, `pearson`: score with length in characters, within each prompt, averaged over prompts with a spread of both and
   at least `MIN_SAMPLES` scored responses. (Of two samples a correlation is always 1 or -1, whatever the judge.)
+- `length_bias`: `spearman` without the prompts on which verifiable judges alone ruled, as a prompt may demand a length.
 - `longer_wins`: among two responses to a prompt that differ in score and length, those where the longer scores higher.
 - `no_spread`: prompts with two scored responses or more that all have the same score.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inward.config import CombinedJudge, JudgeSettings, VerifiableJudge
 from inward.judging.pairwise.judge import ALONE
 from inward.judging.tournament.adaptive import TIE
 from inward.records import Output, Score, Verdict
@@ -63,17 +66,24 @@ class Audit:
     cyclic_groups: Figure
     cyclic_triples: Figure
     spearman: Figure
+    length_bias: Figure
     pearson: Figure
     longer_wins: Figure
     no_spread: Figure
 
 
-def audit(outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequence[Score]) -> Audit:
-    """Return the figures. Every output needs its score record; the order of the records does not matter."""
+def audit(
+    outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequence[Score], *, judge: JudgeSettings | None = None
+) -> Audit:
+    """Return the figures. Every output needs its score record; the order of the records does not matter.
+
+    `judge` are the settings that made the verdicts; without them no judge is taken for a verifiable one.
+    """
     score_of = {score.output_id: score for score in scores}
     responses = [output for output in outputs if output.response is not None]
     asked = [verdict for verdict in verdicts if not is_alone(verdict.unscored)]
     groups, battles = _groups(responses, score_of), results_by_group(asked)
+    verified = _verified_prompts(verdicts, judge)
     return Audit(
         prompts=len({output.prompt_id for output in outputs}),
         outputs=len(outputs),
@@ -89,6 +99,7 @@ def audit(outputs: Sequence[Output], verdicts: Sequence[Verdict], scores: Sequen
         cyclic_groups=over_battles(battles, cyclic),
         cyclic_triples=over_battles(battles, cyclic_triples),
         spearman=_mean_correlation(groups, rank_correlation),
+        length_bias=_mean_correlation({p: group for p, group in groups.items() if p not in verified}, rank_correlation),
         pearson=_mean_correlation(groups, correlation),
         longer_wins=share((prompt, longer_wins(*group)) for prompt, group in groups.items()),
         no_spread=share((prompt, (float(np.ptp(s) <= TIE), 1)) for prompt, (s, _) in groups.items() if len(s) > 1),
@@ -124,10 +135,18 @@ def longer_wins(scores_K: Floats, lengths_K: Floats) -> Count:
     return float((higher_KK & longer_KK).sum()), float((higher_KK & (longer_KK | longer_KK.T)).sum())
 
 
-def length_correlation(outputs: Sequence[Output], scores: Sequence[Score]) -> Figure:
-    """Return `Audit.spearman` alone."""
-    score_of = {score.output_id: score for score in scores}
-    return _mean_correlation(_groups(outputs, score_of), rank_correlation)
+def _verified_prompts(verdicts: Sequence[Verdict], judge: JudgeSettings | None) -> set[str]:
+    """Return the ids of the prompts on which verifiable judges alone ruled.
+
+    The verdicts of a cascade and of routes name the part that ruled on a prompt.
+    """
+    if not isinstance(judge, CombinedJudge):
+        return {verdict.prompt_id for verdict in verdicts} if isinstance(judge, VerifiableJudge) else set()
+    verifiable = {key for key, part in judge.parts.items() if isinstance(part, VerifiableJudge)}
+    if len(verifiable) == len(judge.parts):
+        return {verdict.prompt_id for verdict in verdicts}
+    ruled_by = {verdict.prompt_id: json.loads(verdict.detail).get("ruled_by", {}).get("part") for verdict in verdicts}
+    return {prompt_id for prompt_id, part in ruled_by.items() if part in verifiable}
 
 
 def _failed(score: Score) -> bool:

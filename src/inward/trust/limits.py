@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inward.config import CombinedJudge, JudgeLimits, JudgeSettings, VerifiableJudge
+from inward.config import JudgeLimits, JudgeSettings
 from inward.errors import JudgeError
 from inward.records import Output, Score, Verdict
-from inward.trust.audit import Audit, audit, length_correlation
+from inward.trust.audit import Audit, audit
 from inward.trust.figures import Figure
 
 MAX_EXAMPLES = 3
@@ -110,7 +109,7 @@ RULES: Final = (
     Rule(
         limit="max_length_correlation",
         bound=lambda limits: limits.max_length_correlation,
-        figure=lambda figures: _mirrored(figures.spearman, about=0.0),
+        figure=lambda figures: _mirrored(figures.length_bias, about=0.0),
         says="rank correlation of score and length within prompts (its size)",
         remedy="The judge measures length: take another one; pairing.rho cannot mend that.",
         shows=lambda verdict: verdict.value is not None,
@@ -129,16 +128,11 @@ def check_limits(
 ) -> None:
     """Raise `JudgeError` where a figure of the judge lies beyond its limit beyond doubt; `where` says of which stage.
 
-    `judge` are the settings that made the verdicts. Prompts on which verifiable judges alone ruled do not count for the limit
-    on length, as a prompt may demand a length.
+    `judge` are the settings that made the verdicts (`audit`).
     """
     if len({verdict.prompt_id for verdict in verdicts}) < limits.prompts:
         return
-    figures = audit(outputs, verdicts, scores)
-    verified = verified_prompts(verdicts, judge)
-    if verified:
-        others = [output for output in outputs if output.prompt_id not in verified]
-        figures = dataclasses.replace(figures, spearman=length_correlation(others, scores))
+    figures = audit(outputs, verdicts, scores, judge=judge)
     broken = breaches(figures, limits)
     if not broken:
         return
@@ -160,20 +154,6 @@ def check_limits(
         "alter nothing that is stored. Another judge needs a new run; `inward audit` measures one before."
     )
     raise JudgeError("\n".join(lines))
-
-
-def verified_prompts(verdicts: Sequence[Verdict], judge: JudgeSettings | None) -> set[str]:
-    """Return the ids of the prompts on which verifiable judges alone ruled.
-
-    The verdicts of a cascade and of routes name the part that ruled on a prompt.
-    """
-    if not isinstance(judge, CombinedJudge):
-        return {verdict.prompt_id for verdict in verdicts} if isinstance(judge, VerifiableJudge) else set()
-    verifiable = {key for key, part in judge.parts.items() if isinstance(part, VerifiableJudge)}
-    if len(verifiable) == len(judge.parts):
-        return {verdict.prompt_id for verdict in verdicts}
-    ruled_by = {verdict.prompt_id: json.loads(verdict.detail).get("ruled_by", {}).get("part") for verdict in verdicts}
-    return {prompt_id for prompt_id, part in ruled_by.items() if part in verifiable}
 
 
 def breaches(figures: Audit, limits: JudgeLimits) -> list[Breach]:
