@@ -48,13 +48,20 @@ class Stage:
 
 
 def audit_run(run: RunDir, recipe: Recipe) -> list[Stage]:
-    """Return the figures of every stage that has verdicts, of every arm and iteration."""
+    """Return the figures of every stage that has verdicts, of every arm and iteration.
+
+    Battles against a baseline are left out: their figures (`win_rate.contradictions`) stand in the evaluation.
+    """
+    from inward.evaluation.measurement import needs_baseline
+
     stages = []
     for arm in recipe.arms:
         for t in run.iterations(arm):
-            prior = recipe.judge.battle_prior
             for name, folder in _judged(run.iteration(arm, t)):
-                complete, audited = _audit_folder(folder, prior if name == SAMPLES else None)
+                judge = recipe.judge if name == SAMPLES else recipe.validation_judge
+                if name != SAMPLES and needs_baseline(judge):
+                    continue
+                complete, audited = _audit_folder(folder, judge)
                 stages.append(Stage(arm=arm, iteration=t, of=name, complete=complete, audit=audited))
     return stages
 
@@ -64,15 +71,15 @@ def _judged(folder: Path) -> Iterator[tuple[str, Path]]:
     return (part for part in parts if any((part[1] / "verdicts").glob("part-*.parquet")))
 
 
-def _audit_folder(folder: Path, prior: float | None) -> tuple[bool, Audit]:
+def _audit_folder(folder: Path, judge: JudgeSettings) -> tuple[bool, Audit]:
     """Return whether all is judged, and the figures of what is: of the prompts with verdicts, where some have none yet."""
     outputs, verdicts = read_stage(folder / "outputs", Output), read_stage(folder / "verdicts", Verdict)
     judged = {verdict.prompt_id for verdict in verdicts}
     complete = all(output.prompt_id in judged for output in outputs if output.response is not None)
     if not complete:
         outputs = [output for output in outputs if output.prompt_id in judged]
-    scores = read_stage(folder / "scores", Score) or score_outputs(outputs, verdicts, prior=prior)
-    return complete, audit(outputs, verdicts, scores)
+    scores = read_stage(folder / "scores", Score) or score_outputs(outputs, verdicts, prior=judge.battle_prior)
+    return complete, audit(outputs, verdicts, scores, judge=judge)
 
 
 def ask_gold(

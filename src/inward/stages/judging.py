@@ -50,7 +50,7 @@ def score(now: ArmIteration, outputs: Sequence[Output], verdicts: Sequence[Verdi
     work = partial(score_outputs, outputs, prior=recipe.judge.battle_prior)
     scores = now.complete_at_once("scores", Score, verdicts, work, identify=lambda verdict: verdict.id)
     require_some_scores(scores)
-    check_limits(outputs, verdicts, scores, recipe.judge_limits, where=now.name)
+    check_limits(outputs, verdicts, scores, recipe.judge_limits, where=now.name, judge=recipe.judge)
     return scores
 
 

@@ -97,7 +97,7 @@ def measure(
     if now.t == 0 or any(output.response is not None for output in outputs):
         require_some_scores(scores)  # but a checkpoint that lost the format altogether is only one not to choose
     if now.t == 0 and purpose == "validation" and baseline is None:
-        check_limits(outputs, verdicts, scores, recipe.judge_limits, where=f"{now.arm} {stage}")
+        check_limits(outputs, verdicts, scores, recipe.judge_limits, where=f"{now.arm} {stage}", judge=recipe.validation_judge)
     evaluation = evaluate_measured(measurement, name, now.arm, outputs, verdicts, scores, recipe.validation)
     write_json(folder / "evaluation.json", asdict(evaluation))
     return evaluation
