@@ -10,7 +10,19 @@ from typing import Any
 
 from inward.config import Recipe
 
-PACKAGES = ("inward", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow", "numpy", "scipy", "if-verifiable", "math-verify")
+PACKAGES = (
+    "inward",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "pyarrow",
+    "numpy",
+    "scipy",
+    "if-verifiable",
+    "math-verify",
+)
 
 
 def provenance(recipe: Recipe) -> dict[str, Any]:
