@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from inward.errors import UsageError
+from inward.models.chat_template import Messages, render
+from inward.models.control_tokens import control_tokens
 
 
 def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -> Any:
@@ -36,20 +39,22 @@ def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: b
     return context_of(config, tokenizer)
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-    """Apply the chat template. Raises `UsageError` where the template refuses the turns, as some do a system turn."""
-    from jinja2 import TemplateError
+def encode_chat(tokenizer: Any, messages: Messages, *, reply: bool = True, today: date | None = None) -> tuple[int, ...]:
+    """Return the tokens of a conversation, with the beginning of the model's next turn where `reply` is true.
 
-    try:
-        # A template with a thinking mode of its own is told to leave it off: its thoughts would not be ours to hide.
-        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, enable_thinking=False)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UsageError(
-            f"the model's chat template refuses the turns {roles}: {error}. If it takes no system turn, use "
-            "thought.turn = 'user' (in chat: leave out --system)"
-        ) from error
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    Only the chat template writes special tokens; contents are text, whatever they spell out (`control_tokens`). `today` is
+    the date for templates that write one: the present date unless given. Raises `UsageError` where the template refuses the
+    turns, as some do a system turn.
+    """
+    return control_tokens(tokenizer).encode_chat(messages, lambda turns: render(tokenizer, turns, reply=reply, today=today))
+
+
+def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the tokens of a text of our own that stands inside a turn. A special token that it spells out is text.
+
+    Other added tokens, such as a model's own "</think>", stay single tokens: the model writes them so.
+    """
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
 def plain_text(tokenizer: Any, tokens: Sequence[int]) -> str:

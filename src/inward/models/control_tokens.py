@@ -1,0 +1,197 @@
+"""Encoding text as text, whatever it spells out.
+
+A tokenizer makes the end of a turn out of "<|im_end|>" wherever that stands, so that a prompt could end its own turn and
+begin a system turn. Only the chat template may write such control tokens; in a prompt or a response they are text.
+
+Control tokens are all special tokens, and those other added tokens that the chat template writes ("</think>" is often
+one). Added tokens that stand for ordinary text (runs of blanks, HTML tags) are none.
+
+Text that holds none is encoded as the tokenizer does it. For other text the control tokens of the template are told apart
+from those of the messages by rendering the messages with stand-ins, and then `literal` encodes the whole.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from inward.errors import UsageError
+from inward.models.chat_template import Messages, render
+from inward.models.literal import Renamed, Stretches
+
+TRIALS: tuple[Sequence[Literal["system", "user", "assistant"]], ...] = (
+    ("user",),
+    ("user", "assistant"),
+    ("system", "user", "assistant", "user"),
+)
+"""Turns that are rendered to see which added tokens a template writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masked:
+    """Messages with stand-ins for parts of their contents, and the part that each stand-in replaces."""
+
+    messages: list[dict[str, str]]
+    parts: list[str]
+    spelled: bool
+    """True where a part is a control token; false where all parts could only become one beside other text."""
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer, and the encoding of text that may spell them out. Use `control_tokens`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.ids = _find(tokenizer)
+        by_length = sorted(self.ids, key=len, reverse=True)  # the longest one wins, as in the tokenizer
+        self._pattern = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+        self._longest = max(map(len, by_length), default=0)
+        self._beginnings = {marker[:size] for marker in by_length for size in range(1, len(marker))}
+        self._ends = {marker[size:] for marker in by_length for size in range(1, len(marker))}
+        self._stand_in = str(10**39 + secrets.randbelow(10**39))  # digits: templates may trim, upper-case or quote a content
+
+    def spells(self, text: str) -> bool:
+        """Say whether the tokenizer would make a control token out of `text`, as it stands or once it is normalised."""
+        if self._pattern.search(text):
+            return True
+        if not self._alters_text:
+            return False
+        unknown = self._tokenizer.unk_token_id  # what an unknown character becomes, which forges nothing
+        tokens = set(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return not tokens.isdisjoint(token for token in self.ids.values() if token != unknown)
+
+    def encode_chat(self, messages: Messages, rendered: Callable[[Messages], str]) -> tuple[int, ...]:
+        """Return the tokens of a conversation, of which only the template writes control tokens.
+
+        `rendered` applies the chat template.
+        """
+        text = rendered(messages)
+        masked = self._mask(messages)
+        if not masked.parts and not masked.spelled:
+            return self._as_ever(text)
+        template = rendered(masked.messages)
+        if not masked.spelled and self._pattern.findall(template) == self._pattern.findall(text):
+            return self._as_ever(text)
+        return self._encode_template(template, masked.parts)
+
+    def encode_text(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """Return the tokens of a text that has no template; `add_special_tokens` adds those that frame every input."""
+        if self.spells(text):
+            return self._literal.encode(text, add_special_tokens=add_special_tokens)[0]
+        return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False).input_ids)
+
+    def encode_pair(self, first: str, second: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Return the tokens of two texts as the tokenizer joins them, and their types where it tells the texts apart."""
+        encoded = self._tokenizer(first, second, verbose=False)
+        tokens, types = tuple(encoded["input_ids"]), encoded.get("token_type_ids")
+        if self.spells(first) or self.spells(second):
+            tokens, literal_types = self._literal.encode(first, second, add_special_tokens=True)
+            types = literal_types if types is not None else None
+        return tokens, None if types is None else tuple(types)
+
+    def _as_ever(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def _mask(self, messages: Messages) -> Masked:
+        """Put stand-ins for what is a control token, or could be completed to one by the text before or after it."""
+        parts: list[str] = []
+        masked = []
+        for message in messages:
+            content, end, pieces = message["content"], 0, []
+            for start, stop in self._spans(content):
+                pieces += [content[end:start], f"{self._stand_in}{len(parts):09d}"]
+                parts.append(content[start:stop])
+                end = stop
+            masked.append({**message, "content": "".join([*pieces, content[end:]])})
+        return Masked(messages=masked, parts=parts, spelled=any(self.spells(message["content"]) for message in messages))
+
+    def _spans(self, content: str) -> list[tuple[int, int]]:
+        """Return where stand-ins are put: control tokens, and ends of the trimmed content that may be parts of one."""
+        spans = [match.span() for match in self._pattern.finditer(content)]
+        first, last = len(content) - len(content.lstrip()), len(content.rstrip())
+        body = content[first:last]
+        sizes = range(min(self._longest, len(body)), 0, -1)
+        spans += [(first, first + size) for size in sizes if body[:size] in self._ends][:1]
+        spans += [(last - size, last) for size in sizes if body[-size:] in self._beginnings][:1]
+        if 0 < len(body) < self._longest and any(body in marker for marker in self.ids):
+            spans.append((first, last))
+        return _merged(spans)
+
+    def _encode_template(self, template: str, parts: Sequence[str]) -> tuple[int, ...]:
+        """Encode a rendered conversation: what spells control tokens is the template's, stand-ins become their parts."""
+        stand_ins = re.compile(self._stand_in + r"(\d{9})")
+        pieces, end = [], 0
+        for match in self._pattern.finditer(template):
+            pieces += [template[end : match.start()], match[0]]
+            end = match.end()
+        pieces.append(template[end:])
+        pieces[::2] = [stand_ins.sub(lambda match: parts[int(match[1])], piece) for piece in pieces[::2]]
+        return self._literal.encode_pieces(pieces)
+
+    @cached_property
+    def _literal(self) -> Renamed | Stretches:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return Stretches(self._tokenizer, self.ids) if backend is None else Renamed(backend, self.ids)
+
+    @cached_property
+    def _alters_text(self) -> bool:
+        """True where text that spells out no control token may still be encoded as one."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return backend is None or backend.normalizer is not None or type(backend.model).__name__ == "Unigram"
+
+
+_of_tokenizer: WeakKeyDictionary[Any, tuple[object, ControlTokens]] = WeakKeyDictionary()
+
+
+def control_tokens(tokenizer: Any) -> ControlTokens:
+    """Return the control tokens of a tokenizer, which are looked for once for each of its states."""
+    state = (str(tokenizer.chat_template), len(tokenizer))
+    if tokenizer not in _of_tokenizer or _of_tokenizer[tokenizer][0] != state:
+        _of_tokenizer[tokenizer] = (state, ControlTokens(tokenizer))
+    return _of_tokenizer[tokenizer][1]
+
+
+def _find(tokenizer: Any) -> dict[str, int]:
+    """Return the control tokens, as they are written, and their ids."""
+    template = _written_by_template(tokenizer)
+    listed = getattr(tokenizer, "chat_control_tokens", None) or ()  # a setting of newer tokenizers
+    special = set(tokenizer.all_special_ids)
+    return {
+        str(entry): index
+        for index, entry in tokenizer.added_tokens_decoder.items()
+        if str(entry).strip()
+        and (entry.special or index in special or str(entry) in listed or (_is_marker(str(entry)) and str(entry) in template))
+    }
+
+
+def _is_marker(text: str) -> bool:
+    """Say whether a token is a name between signs, such as `<think>` or `[INST]`, and no word, blank or line break."""
+    return any(map(str.isalnum, text)) and not (text[0].isalnum() or text[-1].isalnum())
+
+
+def _written_by_template(tokenizer: Any) -> str:
+    """Return all text that the chat template is seen to write: its source, and what it makes of some short turns."""
+    if tokenizer.chat_template is None:
+        return ""
+    texts = [tokenizer.get_chat_template()]
+    for roles in TRIALS:
+        with suppress(UsageError):  # many a template refuses a system turn
+            texts.append(render(tokenizer, [{"role": role, "content": "word"} for role in roles], reply=roles[-1] == "user"))
+    return "\0".join(texts)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order, those that overlap as one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
