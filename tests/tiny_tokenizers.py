@@ -152,9 +152,7 @@ def unigram(tokens: Sequence[str]) -> Any:
     bare.normalizer = normalizers.NFKC()
     bare.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     bare.decoder = decoders.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400, special_tokens=["<unk>", *tokens], unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", *tokens], unk_token="<unk>", show_progress=False)
     bare.train_from_iterator(CORPUS, trainer)
     return bare
 

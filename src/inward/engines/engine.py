@@ -96,7 +96,10 @@ class Engine(Protocol):
     def abilities(self) -> Abilities: ...
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """Apply the chat template, with the generation prompt, exactly once (no second beginning-of-text token)."""
+        """Apply the chat template, with the generation prompt, exactly once (no second beginning-of-text token).
+
+        Contents are text: a special token that one spells out does not become that token.
+        """
         ...
 
     def generate(
@@ -140,7 +143,7 @@ class Likelihood(Protocol):
         ...
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text that stands inside a turn."""
+        """Return the tokens of a text that stands inside a turn, none of them special."""
         ...
 
     def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:

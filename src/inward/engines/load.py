@@ -6,6 +6,7 @@ into `inward.config.EngineKind`, so that `sampling.engine` accepts it. tests/con
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,7 +18,16 @@ from inward.functions import named
 class Maker(Protocol):
     """Makes an engine that holds the model of a folder or Hub name, or the adapter in a folder merged into `base`."""
 
-    def __call__(self, model: Path | str, *, base: Path | None, dtype: Dtype, rows: int, trust_remote_code: bool) -> Engine: ...
+    def __call__(
+        self,
+        model: Path | str,
+        *,
+        base: Path | None,
+        dtype: Dtype,
+        rows: int,
+        trust_remote_code: bool,
+        today: date | None,
+    ) -> Engine: ...
 
 
 ENGINES: Final[dict[EngineKind, str]] = {
@@ -34,10 +44,12 @@ def load_engine(
     dtype: Dtype = "auto",
     rows: int = 128,
     trust_remote_code: bool = False,
+    today: date | None = None,
 ) -> Engine:
     """Return an engine of a kind that holds a model, or an adapter merged into `base`, drawing `rows` completions at a time.
 
+    `today` is the date for chat templates that write one: the present date unless given, and the same while the engine lives.
     Raises UsageError where the model cannot be loaded, and MissingExtraError where the engine's package is not installed.
     """
     make: Maker = named(ENGINES[kind])
-    return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code)
+    return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code, today=today)

@@ -27,7 +27,8 @@ STRFTIME_MACRO = (
     "{%- endif -%}{%- endfor -%}{%- endmacro %}\n"
 )
 """`date.strftime` for templates. All parts but the first begin with a directive, whose first character may be a flag."""
-DIRECTIVE = re.compile(r"(?<!\{)%([-_0^#]?[A-Za-z])")
+DIRECTIVE = re.compile(r"%((?:(?<!\{%)[-_0^#])?[aAbBcdDeFfGgHhIjmMpRSTuUVwWxXyYzZ])")
+"""A directive of `strftime`. What follows `{%-` is a statement of the template instead."""
 
 
 def reads_date(tokenizer: Any) -> bool:

@@ -25,6 +25,8 @@ from inward.errors import UsageError
 from inward.models.chat_template import Messages, render
 from inward.models.literal import Renamed, Stretches
 
+Rendered = Callable[[Messages], str]
+"""Applies the chat template."""
 TRIALS: tuple[Sequence[Literal["system", "user", "assistant"]], ...] = (
     ("user",),
     ("user", "assistant"),
@@ -66,19 +68,16 @@ class ControlTokens:
         tokens = set(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
         return not tokens.isdisjoint(token for token in self.ids.values() if token != unknown)
 
-    def encode_chat(self, messages: Messages, rendered: Callable[[Messages], str]) -> tuple[int, ...]:
-        """Return the tokens of a conversation, of which only the template writes control tokens.
+    def encode_chat(self, messages: Messages, rendered: Rendered) -> tuple[int, ...]:
+        """Return the tokens of a conversation, of which only the template writes control tokens."""
+        text = self._render(messages, rendered)
+        if isinstance(text, list):
+            return self._literal.encode_pieces(text)
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-        `rendered` applies the chat template.
-        """
-        text = rendered(messages)
-        masked = self._mask(messages)
-        if not masked.parts and not masked.spelled:
-            return self._as_ever(text)
-        template = rendered(masked.messages)
-        if not masked.spelled and self._pattern.findall(template) == self._pattern.findall(text):
-            return self._as_ever(text)
-        return self._encode_template(template, masked.parts)
+    def chat_text(self, messages: Messages, rendered: Rendered) -> str:
+        """Return the text of a conversation as `encode_chat` encodes it."""
+        return "".join(self._render(messages, rendered))
 
     def encode_text(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Return the tokens of a text that has no template; `add_special_tokens` adds those that frame every input."""
@@ -95,8 +94,19 @@ class ControlTokens:
             types = literal_types if types is not None else None
         return tokens, None if types is None else tuple(types)
 
-    def _as_ever(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    def _render(self, messages: Messages, rendered: Rendered) -> str | list[str]:
+        """Return the text of a conversation: whole where the tokenizer itself finds the right control tokens, else in pieces.
+
+        The pieces at even places are text, those at odd places the template's control tokens.
+        """
+        text = rendered(messages)
+        masked = self._mask(messages)
+        if not masked.parts and not masked.spelled:
+            return text
+        template = rendered(masked.messages)
+        if not masked.spelled and self._pattern.findall(template) == self._pattern.findall(text):
+            return text
+        return self._cut(template, masked.parts)
 
     def _mask(self, messages: Messages) -> Masked:
         """Put stand-ins for what is a control token, or could be completed to one by the text before or after it."""
@@ -123,8 +133,8 @@ class ControlTokens:
             spans.append((first, last))
         return _merged(spans)
 
-    def _encode_template(self, template: str, parts: Sequence[str]) -> tuple[int, ...]:
-        """Encode a rendered conversation: what spells control tokens is the template's, stand-ins become their parts."""
+    def _cut(self, template: str, parts: Sequence[str]) -> list[str]:
+        """Cut a rendered text at all control tokens it spells out, and put the parts for the stand-ins between them."""
         stand_ins = re.compile(self._stand_in + r"(\d{9})")
         pieces, end = [], 0
         for match in self._pattern.finditer(template):
@@ -132,7 +142,7 @@ class ControlTokens:
             end = match.end()
         pieces.append(template[end:])
         pieces[::2] = [stand_ins.sub(lambda match: parts[int(match[1])], piece) for piece in pieces[::2]]
-        return self._literal.encode_pieces(pieces)
+        return pieces
 
     @cached_property
     def _literal(self) -> Renamed | Stretches:

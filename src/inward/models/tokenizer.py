@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ def encode_chat(tokenizer: Any, messages: Messages, *, reply: bool = True, today
     the date for templates that write one: the present date unless given. Raises `UsageError` where the template refuses the
     turns, as some do a system turn.
     """
-    return control_tokens(tokenizer).encode_chat(messages, lambda turns: render(tokenizer, turns, reply=reply, today=today))
+    return control_tokens(tokenizer).encode_chat(messages, partial(render, tokenizer, reply=reply, today=today))
+
+
+def chat_text(tokenizer: Any, messages: Messages, *, reply: bool = True, today: date | None = None) -> str:
+    """Return the text of a conversation as `encode_chat` encodes it: as the template writes contents that are only text."""
+    return control_tokens(tokenizer).chat_text(messages, partial(render, tokenizer, reply=reply, today=today))
 
 
 def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:

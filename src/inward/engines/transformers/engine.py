@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from inward.engines.transformers.padded import PaddedDecoder
 from inward.engines.transformers.shared_prefix import SharedPrefixDecoder, why_unsupported
 from inward.errors import UsageError
 from inward.hardware import device, give_back_memory, resolve_dtype
-from inward.models.tokenizer import context_of, encode_chat, load_tokenizer, plain_text, stop_tokens
+from inward.models.tokenizer import context_of, encode_chat, encode_text, load_tokenizer, plain_text, stop_tokens
 
 log = logging.getLogger(__name__)
 TRIAL = [{"role": "user", "content": "What is the capital of France?"}]
@@ -36,12 +37,14 @@ TRIAL = [{"role": "user", "content": "What is the capital of France?"}]
 class TransformersEngine:
     """An `Engine` over a model in this process; `load_engine` makes one. `rows` completions are drawn side by side.
 
-    `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples.
+    `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples. `today`
+    is the date for chat templates that write one.
     """
 
     rows: int
     dtype: Dtype
     trust_remote_code: bool
+    today: date = field(default_factory=date.today)
     model: Any = None
     tokenizer: Any = None
     context: int = 0
@@ -79,8 +82,8 @@ class TransformersEngine:
         give_back_memory()
 
     def encode(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """Apply the chat template with the generation prompt. The template writes all special tokens, so none is added."""
-        return encode_chat(self.tokenizer, messages)
+        """Apply the chat template with the generation prompt. The template writes all special tokens, and nothing else does."""
+        return encode_chat(self.tokenizer, messages, today=self.today)
 
     @torch.inference_mode()
     def generate(
@@ -108,8 +111,8 @@ class TransformersEngine:
         return [row.completion(openings.get(row.request_id)) for row in rows]
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text that stands inside a turn, without special ones."""
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+        """Return the tokens of a text that stands inside a turn, none of them special."""
+        return encode_text(self.tokenizer, text)
 
     def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Return log P(tail | stem) for each stem and each tail (`likelihood`)."""
@@ -132,14 +135,15 @@ def load_engine(
     rows: int = 128,
     trust_remote_code: bool = False,
     threads: int | None = None,
+    today: date | None = None,
 ) -> TransformersEngine:
     """Return an engine that holds the model of a folder or Hub name, as `TransformersEngine.load` takes it.
 
-    `dtype` "auto" is bf16 where the device computes in it, else fp32. Raises `UsageError` if the model cannot be loaded.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless given. Raises `UsageError` if the model cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    engine = TransformersEngine(rows=rows, dtype=dtype, trust_remote_code=trust_remote_code)
+    engine = TransformersEngine(rows=rows, dtype=dtype, trust_remote_code=trust_remote_code, today=today or date.today())
     engine.load(model, base)
     return engine
 

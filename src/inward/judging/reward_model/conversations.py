@@ -4,9 +4,9 @@ What can go wrong without a word in such code is settled here as follows.
 - The chat template is applied once to [user: prompt, assistant: response] and brings its own special tokens; none is added.
   Without one, or where the recipe asks for a plain pair, the tokenizer gets the two texts as a pair (if it has a separator
   token) or as one text with a blank line between.
-- A text that spells out a special token ("<|im_end|>") would be tokenised as that token: a response could end its own turn
-  and forge others. It is unscored. (Of turn markers that a template writes as plain text nothing can be told.)
-- A template that drops or alters a text (some take "<think>" out) leaves the response unscored.
+- A text that spells out a special token ("<|im_end|>") is encoded as text (`models.control_tokens`): a response can neither
+  end its own turn nor forge others. (Turn markers that a template writes as plain text cannot be told from a text's own.)
+- A template that drops or alters a text leaves the response unscored.
 - A conversation longer than the limit loses the end of its *response*; the template's closing tokens stay, because models
   read their score there. The cut is noted in the ruling; a prompt that leaves no room for a response is unscored.
 """
@@ -16,7 +16,11 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, TypeVar
+
+from inward.models.control_tokens import control_tokens
+from inward.models.tokenizer import chat_text, encode_chat
 
 T = TypeVar("T")
 
@@ -54,20 +58,17 @@ class Family:
 class Conversations:
     """Writes prompt and response as a row for one tokenizer; `limit` is the longest row in tokens."""
 
-    def __init__(self, tokenizer: Any, limit: int, form: Literal["auto", "chat", "pair"]) -> None:
+    def __init__(self, tokenizer: Any, limit: int, form: Literal["auto", "chat", "pair"], *, today: date | None = None) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
         self._chat = tokenizer.chat_template is not None and form != "pair"
-        self._markers = self._find_markers()
+        self._today = today or date.today()
 
     def row(self, group: int, first: int, prompt: str, response: str) -> Row | str:
         """Return the conversation in tokens, or the reason why it cannot be scored."""
-        for name, text in (("prompt", prompt), ("response", response)):
-            if marker := self._spelled_out(text):
-                return f"the {name} spells out {marker}, a special token of the reward model"
         if self._chat:
-            shown = self._tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
-            if prompt.strip() not in shown or response.strip() not in shown:
+            text = chat_text(self._tokenizer, _turns(prompt, response), reply=False, today=self._today)
+            if prompt.strip() not in text or response.strip() not in text:
                 return "the reward model's chat template alters the text"
         tokens, types = self.encode(prompt, response)
         full = len(tokens)
@@ -92,25 +93,11 @@ class Conversations:
         """Return token ids, and token types where the tokenizer tells the two texts apart by them."""
         tokenizer = self._tokenizer
         if self._chat:
-            shown = tokenizer.apply_chat_template(_turns(prompt, response), tokenize=False)
-            return tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"], None
+            return list(encode_chat(tokenizer, _turns(prompt, response), reply=False, today=self._today)), None
         if tokenizer.sep_token_id is None:
-            return tokenizer(f"{prompt}\n\n{response}", verbose=False)["input_ids"], None
-        encoded = tokenizer(prompt, response, verbose=False)
-        return encoded["input_ids"], encoded.get("token_type_ids")
-
-    def _find_markers(self) -> dict[int, str]:
-        """Return the tokens that no text may hold: the special ones, and what else the template writes beside plain text."""
-        added = self._tokenizer.added_tokens_decoder
-        template = self.encode("question", "answer")[0]
-        words = {token for token in template if token in added and any(map(str.isalnum, str(added[token])))}  # no line breaks
-        return {token: str(entry) for token, entry in added.items() if entry.special or token in words}
-
-    def _spelled_out(self, text: str) -> str | None:
-        """Return a marker that `text` holds, as written or once normalised (the unknown token is not one to forge)."""
-        found = set(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        found.discard(self._tokenizer.unk_token_id)
-        return next((marker for token, marker in self._markers.items() if marker in text or token in found), None)
+            return list(control_tokens(tokenizer).encode_text(f"{prompt}\n\n{response}", add_special_tokens=True)), None
+        tokens, types = control_tokens(tokenizer).encode_pair(prompt, response)
+        return list(tokens), None if types is None else list(types)
 
 
 def _turns(prompt: str, response: str) -> list[dict[str, str]]:
