@@ -133,7 +133,7 @@ def test_a_template_is_told_the_day_it_is_given() -> None:
 
 @given(
     directives=st.lists(st.sampled_from([*"aAbBdHIjmMpSUwWyY%", "-d", "-m", "d%"]), max_size=4),
-    texts=st.lists(st.text(alphabet="x: ,/{}%", max_size=3).filter(lambda text: "%" not in text), min_size=5, max_size=5),
+    texts=st.lists(st.text(alphabet="x: ,/}", max_size=3), min_size=5, max_size=5),
     day=st.dates(min_value=date(1970, 1, 1), max_value=date(2100, 1, 1)),
 )
 def test_a_templates_dates_are_those_of_strftime(directives: list[str], texts: list[str], day: date) -> None:
