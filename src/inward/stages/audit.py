@@ -18,7 +18,7 @@ from inward.errors import UsageError
 from inward.execution.cut import make_shard
 from inward.execution.task import Advance, Executor, Task, count_one
 from inward.judging.stage import score_outputs
-from inward.models.identity import fingerprint
+from inward.models.identity import content_digest
 from inward.records import Output, Score, Verdict, content_id
 from inward.runs.directory import RunDir
 from inward.runs.ledger import compact
@@ -134,7 +134,7 @@ def audited(judge: JudgeSettings) -> JudgeSettings:
 def folder_of(judge: JudgeSettings, name: str, out: Path) -> Path:
     """Return where an audit's verdicts on one gold file are kept."""
     settings = judge.model_dump(mode="json")
-    models = [fingerprint(folder) for folder in _models(settings)]
+    models = [content_digest(folder) for folder in _models(settings)]
     return out / f"{name}-{content_id(json.dumps(settings, sort_keys=True), *models)[:8]}"
 
 

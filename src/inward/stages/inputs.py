@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inward.config import Recipe
 from inward.errors import RunChangedError, UsageError
-from inward.models.identity import fingerprint
+from inward.models.identity import content_digest
 from inward.records import Prompt, content_id
 from inward.stages.engine import engine_of
 from inward.stages.run import ArmIteration, Run
@@ -98,7 +98,7 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
 
     path, recipe = run.dir.root / "inputs.json", run.recipe
     contents: dict[str, Any] = {
-        "seed_model": fingerprint(seed),
+        "seed_model": content_digest(seed),
         "validation": _digest(dealt.validation),
         "iterations": [_digest(prompts) for prompts in dealt.iterations],
         "judges": judge_contents(recipe.judge) | _validation_contents(recipe, dealt),
