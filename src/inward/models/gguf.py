@@ -103,12 +103,21 @@ def _check_content(path: Path) -> int:
         raise _unreadable(path, f"it is damaged or not whole ({error})") from error
     if "tokenizer.chat_template" not in reader.fields:
         raise _unreadable(path, "it has no chat template (tokenizer.chat_template), as files of base models have none")
+    if (scaling := _rope_scaling(reader)) not in ("none", "default", ""):
+        raise _unreadable(path, f"it stretches positions ({scaling} RoPE scaling), which transformers does not read from it")
     for kind in sorted({tensor.tensor_type for tensor in reader.tensors}):
         try:
             dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
         except NotImplementedError as error:
             raise _unreadable(path, f"its quantisation {kind.name} cannot be undone by the package gguf") from error
     return sum(int(tensor.n_elements) for tensor in reader.tensors)
+
+
+def _rope_scaling(reader: Any) -> str:
+    """Return the kind of RoPE scaling that the settings in a file name, or nothing."""
+    architecture = reader.fields.get("general.architecture")
+    field = architecture and reader.fields.get(f"{architecture.contents()}.rope.scaling.type")
+    return str(field.contents()) if field else ""
 
 
 def _require_all_tensors(gguf: Path, model: Any, missing: list[str], unused: list[str]) -> None:
