@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from inward.judging.judge import Group
 from inward.judging.make import make_judge
 from inward.judging.pairwise.cache import FILE, Cached
 from inward.judging.pairwise.comparer import Battle, Outcome, Stopped
-from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.judge import Pairwise, load
 from inward.judging.spending import Spending
 from tests.build import prompt
-from tests.tiny import tiny_model
+from tests.tiny import CHAT_TEMPLATE, tiny_model
 
 BATTLES = [Battle(prompt=prompt(), first=f"a{n}", second=f"b{n}") for n in range(6)]
 
@@ -170,6 +171,23 @@ def test_a_models_content_number_format_and_settings_are_in_the_key(tmp_path: Pa
     assert len(keys) == 7
 
 
+def test_the_day_is_in_the_key_where_the_judges_chat_template_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INWARD_CACHE", str(tmp_path / "cache"))
+
+    def key(model: Path, day: int) -> str:
+        judge = load(settings(model), rho=0.0, today=date(2024, 2, day))
+        assert isinstance(judge.comparer, Cached)
+        return judge.comparer.key(BATTLES[0]).hex()
+
+    plain = tiny_model(tmp_path / "plain", context=4096)
+    dated = tiny_model(tmp_path / "dated", context=4096, chat_template="{{ strftime_now('%d') }}" + CHAT_TEMPLATE)
+    assert key(plain, 1) == key(plain, 2)
+    assert key(dated, 1) != key(dated, 2)
+    assert key(dated, 1) == key(dated, 1)
+
+
 def test_the_cache_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INWARD_CACHE", str(tmp_path / "cache"))
     judge = make_judge(settings(tiny_model(tmp_path / "model", context=4096), cache=False))
@@ -231,7 +249,7 @@ from pathlib import Path
 from inward.judging.pairwise.cache import Cached
 from inward.judging.pairwise.comparer import Battle, Outcome
 from tests.build import prompt
-from tests.tiny import tiny_model
+from tests.tiny import CHAT_TEMPLATE, tiny_model
 
 class Slow:
     name = "judge (greedy)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inward.cli.main import main
 from inward.engines.engine import Decoding, Request
 from inward.engines.transformers.engine import load_engine
 from inward.errors import StorageError, UsageError
@@ -148,3 +150,24 @@ def test_a_disk_without_room_is_named_before_any_work(
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with pytest.raises(StorageError, match=r"cannot keep tiny\.gguf .*0\.1 GB and 0\.0 GB are free.*INWARD_CACHE"):
         resolve(str(file))
+
+
+def test_the_command_line_makes_and_lists_it(
+    source: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tiny_gguf(source, tmp_path / "tiny.gguf")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["inward", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    folder = Path(run("models", "get", str(file)).strip())
+    assert load_tokenizer(folder).chat_template == CHAT_TEMPLATE
+    smollm2, made = json.loads(run("models", "list", "--json"))
+    assert (smollm2["name"], smollm2["folder"]) == ("smollm2", None)
+    assert made == {"name": None, "model": "tiny.gguf", "licence": None, "folder": str(folder)}
+    assert "tiny.gguf" in run("models", "list")
+    assert run("chat", str(file), "--prompt", "Hi", "--max-new-tokens", "8", "--seed", "1").strip()

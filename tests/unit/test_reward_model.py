@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_without_a_template_no_text_can_end_itself_either(tmp_path: Path) -> Non
     (ruling,) = rulings(folder, (FORGED,))
     tokens = [int(tokenizer(letter).input_ids[0]) for letter in f"{PROMPT.text}\n\n{FORGED}"]
     assert ruling.value == pytest.approx(score_tokens(folder, tokens), abs=1e-5)
+
+
+def test_the_day_of_the_run_is_what_its_template_is_told(tmp_path: Path) -> None:
+    folder = tiny_reward_model(tmp_path, chat_template="{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE)
+    group = Group(prompt=PROMPT, responses=RESPONSES[:1])
+    ((ruling,),) = RewardModel(settings(folder), today=date(2024, 2, 9)).judge([group])
+    assert ruling.value == pytest.approx(by_hand(folder, ["09 Feb 2024" + rendered(RESPONSES[0])])[0], abs=1e-5)
 
 
 def score_tokens(folder: Path, tokens: list[int]) -> float:

@@ -20,7 +20,7 @@ Ask = Callable[[Sequence[dict[str, str]]], "Split"]
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A model folder, a Hub name, or smollm2.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a GGUF file, a Hub name, or smollm2.")],
     form: Annotated[
         str | None,
         typer.Option("--format", help="generic, specific or direct. Default: what the model was trained with, else direct."),
@@ -50,7 +50,7 @@ def chat(
 
     fmt, taught_budget = _format(form, Path(model).expanduser())
     decoding = Decoding(temperature=temperature, max_new_tokens=max_new_tokens)
-    folder = local_folder(model, trust_remote_code=trust_remote_code)
+    folder = local_folder(model, trust_remote_code=trust_remote_code, report=output.note)
     ask = make_ask(folder, fmt, decoding, budget or taught_budget, seed, tries, trust_remote_code)
     history: Turns = []
     for text in [prompt] if prompt is not None else _lines():
@@ -111,11 +111,11 @@ def _format(name: str | None, model: Path) -> tuple[ThoughtFormat, int | None]:
     from inward.errors import UsageError
     from inward.thought import BUILT_IN
 
-    known = taught(model)
+    trained = taught(model)
     if name is None:
-        return known or (BUILT_IN["direct"], None)
-    if known and known[0].name == name:
-        return known
+        return trained or (BUILT_IN["direct"], None)
+    if trained and trained[0].name == name:
+        return trained
     if name not in BUILT_IN:
         raise UsageError(f"--format {name!r} is none of {', '.join(BUILT_IN)}")
     return BUILT_IN[name], None
@@ -132,10 +132,10 @@ def taught(model: Path) -> tuple[ThoughtFormat, int | None] | None:
         stored = read_json(model / "thought_format.json")
         budget = stored.pop("scaffold_budget")
         return ThoughtFormat(**stored), budget
-    place = model.resolve()
-    if place.name != "model" or len(place.parents) < 3:
+    folder = model.resolve()
+    if folder.name != "model" or len(folder.parents) < 3:
         return None
-    run, arm = RunDir(place.parents[2]), place.parents[1].name
+    run, arm = RunDir(folder.parents[2]), folder.parents[1].name
     if not run.config.is_file():
         return None
     recipe = stored_recipe(run)

@@ -16,7 +16,7 @@ from typing import Any
 from inward.errors import UsageError
 from inward.models.identity import file_digest
 from inward.models.kept import Report, kept_folder, models_dir
-from inward.storage import write_json
+from inward.storage import read_json, write_json
 
 MAGIC = b"GGUF"
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
@@ -46,6 +46,12 @@ def get_gguf(path: Path, cache: Path | None = None, report: Report | None = None
     weights = _check_content(path)
     make = partial(_make, path, digest, target, report or (lambda _: None))
     return kept_folder(target, make, title=path.name, needed=2 * weights + EXTRA_BYTES)
+
+
+def kept_files(cache: Path | None = None) -> list[tuple[Path, str]]:
+    """Return the folders that GGUF files were made into, each with the name its file had."""
+    sources = sorted(models_dir(cache).glob(f"gguf-*/{SOURCE}"))
+    return [(source.parent, str(read_json(source)["file"])) for source in sources]
 
 
 def _make(gguf: Path, digest: str, target: Path, report: Report, folder: Path) -> None:

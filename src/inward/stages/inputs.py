@@ -105,6 +105,11 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
     }
     stored = read_json(path) if path.exists() else contents
     remedy = "restore what the run was begun with, or start a new run with another --out"
+    if len(stored["seed_model"]) != len(contents["seed_model"]):
+        raise RunChangedError(
+            f"{path} was written by an earlier version of inward, which noted the model in another way, so that it cannot be "
+            "told whether it is still the same: start a new run with another --out, or go on with that version"
+        )
     if stored["seed_model"] != contents["seed_model"]:
         raise RunChangedError(f"model.path {run.recipe.model.path!r} holds another model than when the run was begun: {remedy}")
     for key, digest in stored.get("judges", {}).items():

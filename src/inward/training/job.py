@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
+from inward.models.identity import content_digest
 from inward.storage import read_json, remove_leftovers, storage_errors, write_bytes, write_json
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.memory import Budget
@@ -38,12 +39,11 @@ class Job:
 
 def claim(job: Job, dtype: str) -> None:
     """Make `out`, refuse one that was made from something else, and clear what a killed call left behind."""
-    files = sorted(path for path in job.model_path.glob("*") if path.suffix in (".safetensors", ".bin", ".json"))
     examples = (*job.examples, *job.held_out)
     identity = {
         "examples": _digest([asdict(example) for example in sorted(examples, key=lambda example: example.pair_id)]),
         "reference": _digest([asdict(job.reference[pair_id]) for pair_id in sorted(job.reference)]),
-        "model": _digest([(path.name, path.stat().st_size) for path in files]),
+        "model": content_digest(job.model_path),
         "settings": job.settings.model_dump(mode="json", exclude={"trackers", "tracker_project", "tracker_run"}),
         "seed": job.seed,
         "dtype": dtype,

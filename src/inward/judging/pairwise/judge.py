@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from inward.config import PairwiseJudge
@@ -56,9 +57,12 @@ class Pairwise:
         return [ruled or _nothing_to_compare(group) for group, ruled in zip(groups, played, strict=True)]
 
 
-def load(settings: PairwiseJudge, *, rho: float) -> Pairwise:
-    """Return the pairwise judge of a recipe, its model loaded. Raises `UsageError` where it cannot be."""
-    comparer = _comparer(settings)
+def load(settings: PairwiseJudge, *, rho: float, today: date | None = None) -> Pairwise:
+    """Return the pairwise judge of a recipe, its model loaded. Raises `UsageError` where it cannot be.
+
+    `today` is the date for a model here whose chat template writes one: the present date unless given.
+    """
+    comparer = _comparer(settings, today or date.today())
     if settings.scheme == "full":
         return Pairwise(comparer=comparer, scheme=full, scheme_name="full")
     paired = settings.both_orders
@@ -149,20 +153,20 @@ def _nothing_to_compare(group: Group) -> list[Ruling]:
     return [Ruling(first=place, unscored=ALONE) for place in range(len(group.responses))]
 
 
-def _comparer(settings: PairwiseJudge) -> Comparer:
+def _comparer(settings: PairwiseJudge, today: date) -> Comparer:
     """Return the comparer of a recipe, behind the cache of verdicts unless that is off.
 
     Only comparers are cached: what one verdict of a language model costs, a reward model reads in a hundredth of the time, and
     its batches would be torn apart by a score here and there that is known already.
     """
     folder = None if settings.path is None else local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
-    asked = _asking(settings, folder)
+    asked = _asking(settings, folder, today)
     if not settings.cache:
         return asked
-    return Cached(asked, cache_dir() / "verdicts", identity=_identity(settings, folder))
+    return Cached(asked, cache_dir() / "verdicts", identity=_identity(settings, folder, today))
 
 
-def _identity(settings: PairwiseJudge, folder: Path | None) -> str:
+def _identity(settings: PairwiseJudge, folder: Path | None, today: date) -> str:
     """Return what outcomes depend on and a comparer's name does not say: the content of a model here, and how it computes.
 
     A path can hold another model tomorrow. What a server has behind a model's name nobody but the server knows: that name
@@ -171,13 +175,17 @@ def _identity(settings: PairwiseJudge, folder: Path | None) -> str:
     if folder is None:
         return "endpoint"
     from inward.hardware import device, resolve_dtype
+    from inward.models.chat_template import reads_date
+    from inward.models.tokenizer import load_tokenizer
 
     where = device()
     computed = f"{resolve_dtype(settings.dtype, where)} on {where.type}, {settings.rows} rows"
-    return f"{content_digest(folder)}, {computed}, own code {settings.trust_remote_code}"
+    dated = reads_date(load_tokenizer(folder, trust_remote_code=settings.trust_remote_code))
+    day = f", on {today.isoformat()}" if dated else ""
+    return f"{content_digest(folder)}, {computed}, own code {settings.trust_remote_code}{day}"
 
 
-def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
+def _asking(settings: PairwiseJudge, folder: Path | None, today: date) -> Comparer:
     form, turn, by_text = settings.form, settings.turn, settings.verdict == "text"
     if settings.endpoint is not None:
         from inward.judging.pairwise.endpoint import EndpointChat
@@ -194,7 +202,8 @@ def _asking(settings: PairwiseJudge, folder: Path | None) -> Comparer:
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
     assert folder is not None, "a model here has a folder"
-    engine = load_engine(folder, dtype=settings.dtype, rows=settings.rows, trust_remote_code=settings.trust_remote_code)
+    trusted = settings.trust_remote_code
+    engine = load_engine(folder, dtype=settings.dtype, rows=settings.rows, trust_remote_code=trusted, today=today)
     if by_text:
         local = EngineChat(engine=engine, name=settings.path)
         return LLMComparer(chat=local, form=form, max_tokens=settings.max_tokens, turn=turn)

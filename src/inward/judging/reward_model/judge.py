@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
@@ -40,9 +41,11 @@ ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 
 
 class RewardModel:
-    """Score = the number of a model's head. Raises `UsageError` where the model is not such a one."""
+    """Score = the number of a model's head. `today` is the date for a chat template that writes one: the present date unless
+    given. Raises `UsageError` where the model is not such a one.
+    """
 
-    def __init__(self, settings: RewardModelJudge) -> None:
+    def __init__(self, settings: RewardModelJudge, *, today: date | None = None) -> None:
         self._settings = settings
         self._device = device()
         self._dtype = resolve_dtype(settings.dtype, self._device)
@@ -50,7 +53,7 @@ class RewardModel:
         loaded = reward_heads.load(settings, self._dtype, self._device)
         self._model = loaded.model
         context = _context(loaded.tokenizer, loaded.model)
-        self.conversations = Conversations(loaded.tokenizer, min(settings.max_tokens, context), settings.input)
+        self.conversations = Conversations(loaded.tokenizer, min(settings.max_tokens, context), settings.input, today=today)
         self._pad: int | None = self._model.config.get_text_config().pad_token_id
         trial = by_content([row for at in range(len(TRIAL)) for row in self.conversations.trial(at, *TRIAL[at], context)])
         numbers_BN = self._try(trial)
