@@ -12,7 +12,7 @@ from pathlib import Path
 from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
 from inward.engines.row import Row, check_lengths, make_rules
 from inward.errors import UsageError
-from inward.models.identity import fingerprint
+from inward.models.identity import content_digest
 from inward.records import content_id
 
 END = 256
@@ -56,7 +56,7 @@ class ScriptedEngine:
         """
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise UsageError(f"no model could be loaded from {folder}: it has neither config.json nor adapter_config.json")
-        self._model, self._closed = fingerprint(folder), False
+        self._model, self._closed = content_digest(folder), False
 
     def close(self) -> None:
         self._closed = True

@@ -4,7 +4,8 @@ A new kind of judge takes
 - a class of settings in `inward.config.judging`, which joins the union `Single` there and says of itself what differs from
   `JudgeFacts` (whether it holds a model, the range of its scores);
 - one new file in this folder with a class that keeps the protocol `inward.judging.judge.Judge`, and two functions:
-  `load(settings, *, rho)`, which returns it, and `check(settings, prompts)`, which raises what is amiss at next to no cost;
+  `load(settings, *, rho, today)`, which returns it, and `check(settings, prompts)`, which raises what is amiss at next to no
+  cost;
 - one line in `JUDGES`, and one in the `JUDGES` of tests/contract/test_judges.py, which holds it to the protocol.
 
 A judge of your own needs none of this: `kind = "python"`.
@@ -13,6 +14,7 @@ A judge of your own needs none of this: `kind = "python"`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Any, Final, Protocol
 
 from inward.config import CombinedJudge, JudgeSettings, PairwiseJudge
@@ -35,9 +37,9 @@ JUDGES: Final[dict[str, str]] = {
 
 
 class Load(Protocol):
-    """Makes a judge. `rho` is the length control that the scores will meet."""
+    """Makes a judge. `rho` is the length control that the scores will meet, `today` the date for chat templates."""
 
-    def __call__(self, settings: Any, *, rho: float) -> Judge: ...
+    def __call__(self, settings: Any, *, rho: float, today: date) -> Judge: ...
 
 
 class Check(Protocol):
@@ -46,14 +48,15 @@ class Check(Protocol):
     def __call__(self, settings: Any, prompts: Iterable[Prompt]) -> None: ...
 
 
-def make_judge(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
+def make_judge(settings: JudgeSettings, *, rho: float = 0.0, today: date | None = None) -> Judge:
     """Return the judge that a recipe asks for. A judge with a model loads it here, and a `UsageError` says what is amiss.
 
     `rho` is the length control that the scores will meet: an adaptive tournament asks what is needed to know its outcome, and
-    a cascade whether the cheap judge knows it.
+    a cascade whether the cheap judge knows it. `today` is the date for chat templates that write one: the present date unless
+    given.
     """
     load: Load = named(f"{JUDGES[settings.kind]}:load")
-    return load(settings, rho=rho)
+    return load(settings, rho=rho, today=today or date.today())
 
 
 def check_judge(settings: JudgeSettings, prompts: Iterable[Prompt]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -76,8 +77,8 @@ class PythonFunction:
         raise UsageError(f"function = {self.function.reference!r} ({self.function.where}) {problem} (prompt {prompt.id})")
 
 
-def load(settings: PythonJudge, *, rho: float) -> PythonFunction:
-    """Return the judge. `rho` alters nothing: the function scores each response as it likes."""
+def load(settings: PythonJudge, *, rho: float, today: date) -> PythonFunction:
+    """Return the judge. `rho` and `today` alter nothing: the function scores each response as it likes."""
     return PythonFunction(function=user_function(settings.function), lowest=settings.lowest, highest=settings.highest)
 
 

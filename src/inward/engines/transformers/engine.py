@@ -139,7 +139,8 @@ def load_engine(
 ) -> TransformersEngine:
     """Return an engine that holds the model of a folder or Hub name, as `TransformersEngine.load` takes it.
 
-    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless given. Raises `UsageError` if the model cannot be loaded.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless
+    given. Raises `UsageError` if the model cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 from functools import partial
 
 from inward.config import CascadeJudge, CombinedJudge, PanelJudge, RoutedJudge
@@ -17,13 +18,13 @@ SHOWN = 8
 """How many names an error lists."""
 
 
-def load(settings: CombinedJudge, *, rho: float) -> Cascade | Panel | Routed:
+def load(settings: CombinedJudge, *, rho: float, today: date) -> Cascade | Panel | Routed:
     """Return the judge with its parts. Parts of equal settings are made once, so that no model is held twice."""
     made: dict[str, Judge] = {}
     parts: dict[str, Part] = {}
     for key, part in settings.parts.items():
         same = part.model_dump_json()
-        made[same] = made.get(same) or make_judge(part, rho=rho)
+        made[same] = made.get(same) or make_judge(part, rho=rho, today=today)
         parts[key] = Part(key=key, judge=made[same], prior=part.battle_prior)
     if isinstance(settings, CascadeJudge):
         return Cascade(first=parts["first"], then=parts["then"], sure=settings.sure, rho=rho)

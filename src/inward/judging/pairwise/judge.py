@@ -57,12 +57,12 @@ class Pairwise:
         return [ruled or _nothing_to_compare(group) for group, ruled in zip(groups, played, strict=True)]
 
 
-def load(settings: PairwiseJudge, *, rho: float, today: date | None = None) -> Pairwise:
+def load(settings: PairwiseJudge, *, rho: float, today: date) -> Pairwise:
     """Return the pairwise judge of a recipe, its model loaded. Raises `UsageError` where it cannot be.
 
-    `today` is the date for a model here whose chat template writes one: the present date unless given.
+    `today` is the date for a model here whose chat template writes one.
     """
-    comparer = _comparer(settings, today or date.today())
+    comparer = _comparer(settings, today)
     if settings.scheme == "full":
         return Pairwise(comparer=comparer, scheme=full, scheme_name="full")
     paired = settings.both_orders

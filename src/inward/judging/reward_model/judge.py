@@ -196,9 +196,9 @@ class RewardModel:
         return ROUNDING[str(self._dtype).removeprefix("torch.")]
 
 
-def load(settings: RewardModelJudge, *, rho: float) -> RewardModel:
+def load(settings: RewardModelJudge, *, rho: float, today: date) -> RewardModel:
     """Return the judge, its model loaded. `rho` alters nothing: each response is scored by itself."""
-    return RewardModel(settings)
+    return RewardModel(settings, today=today)
 
 
 def check(settings: RewardModelJudge, prompts: Iterable[Prompt]) -> None:

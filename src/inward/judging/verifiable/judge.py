@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from statistics import fmean
 from typing import Any
 
@@ -81,8 +82,8 @@ class Verifiable:
         return fmean(met for reading in readings for met in reading)
 
 
-def load(settings: VerifiableJudge, *, rho: float) -> Verifiable:
-    """Return the judge. `rho` alters nothing: each response is checked by itself."""
+def load(settings: VerifiableJudge, *, rho: float, today: date) -> Verifiable:
+    """Return the judge. `rho` and `today` alter nothing: each response is checked by itself."""
     return Verifiable(settings)
 
 
