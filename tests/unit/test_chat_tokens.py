@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,15 @@ def test_words_blanks_and_tags_that_were_added_for_text_are_no_control_tokens() 
     assert tokenizer.eos_token_id not in tokens
 
 
+def test_a_tokenizer_that_is_no_longer_used_is_not_kept_in_memory() -> None:
+    tokenizer = tiny_tokenizer()
+    encode_chat(tokenizer, user(INJECTION))
+    kept = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert kept() is None
+
+
 DATED = (
     "{%- if strftime_now is defined %}{% set day = strftime_now('%d %b %Y') %}{% endif %}\n  {{ messages[0].content + day }}"
 )
@@ -132,12 +143,11 @@ def test_a_template_is_told_the_day_it_is_given() -> None:
 
 
 @given(
-    directives=st.lists(st.sampled_from([*"aAbBdHIjmMpSUwWyY%", "-d", "-m", "d%"]), max_size=4),
+    directives=st.lists(st.sampled_from([*"aAbBdHIjmMpSUwWyY%", "-d", "-m"]), max_size=4),
     texts=st.lists(st.text(alphabet="x: ,/}", max_size=3), min_size=5, max_size=5),
     day=st.dates(min_value=date(1970, 1, 1), max_value=date(2100, 1, 1)),
 )
 def test_a_templates_dates_are_those_of_strftime(directives: list[str], texts: list[str], day: date) -> None:
-    directives = ["%%" if name == "d%" else name for name in directives]
     form = texts[0] + "".join(f"%{name}{text}" for name, text in zip(directives, texts[1:], strict=False))
     tokenizer = tiny_tokenizer(chat_template="{{ strftime_now(" + repr(form) + ") }}|")
     assert render(tokenizer, user("x"), reply=False, today=day) == day.strftime(form) + "|"

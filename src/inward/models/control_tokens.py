@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import re
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 from inward.errors import UsageError
 from inward.models.chat_template import Messages, render
@@ -46,10 +46,10 @@ class Masked:
 
 
 class ControlTokens:
-    """The control tokens of one tokenizer, and the encoding of text that may spell them out. Use `control_tokens`."""
+    """The control tokens of one tokenizer, and the encoding of text that may spell them out; `control_tokens` makes one."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = weakref.proxy(tokenizer)  # whoever calls holds it; nothing here keeps it in memory
         self.ids = _find(tokenizer)
         by_length = sorted(self.ids, key=len, reverse=True)  # the longest one wins, as in the tokenizer
         self._pattern = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
@@ -156,15 +156,16 @@ class ControlTokens:
         return backend is None or backend.normalizer is not None or type(backend.model).__name__ == "Unigram"
 
 
-_of_tokenizer: WeakKeyDictionary[Any, tuple[object, ControlTokens]] = WeakKeyDictionary()
+_of_tokenizer: weakref.WeakKeyDictionary[Any, tuple[object, ControlTokens]] = weakref.WeakKeyDictionary()
 
 
 def control_tokens(tokenizer: Any) -> ControlTokens:
-    """Return the control tokens of a tokenizer, which are looked for once for each of its states."""
-    state = (str(tokenizer.chat_template), len(tokenizer))
-    if tokenizer not in _of_tokenizer or _of_tokenizer[tokenizer][0] != state:
-        _of_tokenizer[tokenizer] = (state, ControlTokens(tokenizer))
-    return _of_tokenizer[tokenizer][1]
+    """Return the control tokens of a tokenizer, which are looked for once for each chat template it has."""
+    template, tokens = _of_tokenizer.get(tokenizer, (None, None))
+    if tokens is None or template != tokenizer.chat_template:
+        tokens = ControlTokens(tokenizer)
+        _of_tokenizer[tokenizer] = (tokenizer.chat_template, tokens)
+    return tokens
 
 
 def _find(tokenizer: Any) -> dict[str, int]:

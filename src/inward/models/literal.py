@@ -38,7 +38,7 @@ class Renamed:
 
     def encode_pieces(self, pieces: Sequence[str]) -> tuple[int, ...]:
         """Return the tokens of text (every piece at an even place) between control tokens (at the odd places)."""
-        names = [self._names[piece] if place % 2 else piece for place, piece in enumerate(pieces)]
+        names = [self._names[piece] if index % 2 else piece for index, piece in enumerate(pieces)]
         return self.encode("".join(names), add_special_tokens=False)[0]
 
     def encode(
@@ -58,8 +58,8 @@ class Stretches:
     def encode_pieces(self, pieces: Sequence[str]) -> tuple[int, ...]:
         """Return the tokens of text (every piece at an even place) between control tokens (at the odd places)."""
         tokens: tuple[int, ...] = ()
-        for place, piece in enumerate(pieces):
-            tokens += (self._ids[piece],) if place % 2 else self.encode(piece, add_special_tokens=False)[0] if piece else ()
+        for index, piece in enumerate(pieces):
+            tokens += (self._ids[piece],) if index % 2 else self.encode(piece, add_special_tokens=False)[0] if piece else ()
         return tokens
 
     def encode(
