@@ -74,3 +74,13 @@ def test_a_marker_that_the_tokenizer_loses_is_refused() -> None:
     with pytest.raises(UsageError, match="special token"):
         check_markers(tiny_tokenizer(), [lost])
     check_markers(tiny_tokenizer(), [ThoughtFormat("mine", response_marker="<R>")])
+
+
+def test_a_run_of_an_earlier_version_is_told_from_one_of_another_model(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    begin(recipe, tmp_path / "run")
+    inputs = tmp_path / "run" / "inputs.json"
+    stored = json.loads(inputs.read_text())
+    inputs.write_text(json.dumps(stored | {"seed_model": "0123456789abcdef"}))
+    with pytest.raises(RunChangedError, match="written by an earlier version"):
+        begin(recipe, tmp_path / "run")
