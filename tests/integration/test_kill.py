@@ -17,7 +17,7 @@ import pytest
 from tests.tiny import tiny_model
 
 KILLS = 24
-TIMES = {"updated", "seconds", "device_seconds", "peak_memory", "tokens_per_s", "mfu"}
+TIMES = {"started", "updated", "seconds", "device_seconds", "peak_memory", "tokens_per_s", "mfu"}
 TRIGGERS = (
     None,
     "config.json",

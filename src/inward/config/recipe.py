@@ -21,7 +21,7 @@ from inward.thought import BUILT_IN, ThoughtFormat
 
 
 class ModelSettings(Settings):
-    """The seed model M_0: a folder, a Hub name, or the name of an embedded model (`smollm2`).
+    """The seed model M_0: a folder, a GGUF file, a Hub name, or the name of an embedded model (`smollm2`).
 
     `revision` is a Hub model's branch, tag or commit.
     """

@@ -38,6 +38,10 @@ class RunDir:
         return self.root / "costs.jsonl"
 
     @property
+    def inputs(self) -> Path:
+        return self.root / "inputs.json"
+
+    @property
     def progress(self) -> Path:
         return self.root / "progress.json"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from inward.errors import UsageError
 from inward.execution.cut import make_shard
 from inward.execution.task import Advance, Executor, Task, count_one
 from inward.judging.stage import score_outputs
-from inward.models.identity import content_digest
 from inward.records import Output, Score, Verdict, content_id
 from inward.runs.directory import RunDir
 from inward.runs.ledger import compact
@@ -99,7 +99,7 @@ def ask_gold(
         task = Task(
             place=Place(arm="audit", iteration=0, stage=name),
             shards=tuple(make_shard(number, None, part, lambda pair: pair.id) for number, part in enumerate(parts)),
-            resource=judge_of(recipe, judge),
+            resource=judge_of(recipe, date.today(), judge),
             work=_ask_shard,
             needs=needs,
             calls=count_one,
@@ -132,18 +132,8 @@ def audited(judge: JudgeSettings) -> JudgeSettings:
 
 
 def folder_of(judge: JudgeSettings, name: str, out: Path) -> Path:
-    """Return where an audit's verdicts on one gold file are kept."""
-    settings = judge.model_dump(mode="json")
-    models = [content_digest(folder) for folder in _models(settings)]
-    return out / f"{name}-{content_id(json.dumps(settings, sort_keys=True), *models)[:8]}"
+    """Return where an audit's verdicts on one gold file are kept: a path can come to hold another model."""
+    from inward.judging.make import judge_contents
 
-
-def _models(settings: Any) -> list[Path]:
-    """Return the model folders that settings name, at any depth: a folder can come to hold another model."""
-    if isinstance(settings, list):
-        return [folder for item in settings for folder in _models(item)]
-    if not isinstance(settings, dict):
-        return []
-    path = settings.get("path")
-    folders = [Path(path).expanduser()] if isinstance(path, str) and Path(path).expanduser().is_dir() else []
-    return folders + [folder for item in settings.values() for folder in _models(item)]
+    settings = json.dumps(judge.model_dump(mode="json"), sort_keys=True)
+    return out / f"{name}-{content_id(settings, *judge_contents(judge).values())[:8]}"

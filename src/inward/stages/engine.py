@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +16,24 @@ if TYPE_CHECKING:
     from inward.engines.engine import Engine
 
 
-def engine_of(recipe: Recipe, model: Path, base: Path | None = None) -> Resource[Engine]:
+def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: date) -> Resource[Engine]:
     """Return the engine of a recipe for a model folder, or for an adapter on `base`.
+
+    `today` is what chat templates that write a date are told.
 
     An engine that was made in the same way takes the model by itself (`Engine.load`).
     """
-    made = (recipe.sampling.engine, recipe.model.dtype, recipe.sampling.rows, recipe.model.trust_remote_code)
+    made = (recipe.sampling.engine, recipe.model.dtype, recipe.sampling.rows, recipe.model.trust_remote_code, today)
     return Resource(
         kind=f"engine {made}",
         key=(str(model), str(base)),
-        make=partial(start_engine, recipe, model, base),
+        make=partial(start_engine, recipe, model, base, today),
         renew=partial(_take_model, model, base),
         close=_close,
     )
 
 
-def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
+def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date) -> Engine:
     """Load an engine in the process that samples.
 
     Raises UsageError where the recipe asks for what the engine cannot do: with the run's first samples, whatever these are for.
@@ -46,6 +49,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None) -> Engine:
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
+        today=today,
     )
     scaffolded = recipe.thought.scaffold is not None and "thinking" in recipe.arms
     require_abilities(engine, logps=recipe.training.reference == "sampler", scaffold=scaffolded)

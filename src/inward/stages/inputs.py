@@ -28,7 +28,9 @@ def seed_model(run: Run) -> Path:
     from inward.models.names import local_folder
 
     settings = run.recipe.model
-    return local_folder(settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    return local_folder(
+        settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code, report=run.reporter.say
+    )
 
 
 def draw_prompts(run: Run, seed: Path) -> Draw:
@@ -41,15 +43,15 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     from inward.training.memory import check_memory
     from inward.training.trackers import require_packages
 
-    recipe = run.recipe
+    recipe, today = run.recipe, run.started
     if not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
-        run.executor.prepare(engine_of(recipe, seed))  # workers load it while this process reads the prompts
+        run.executor.prepare(engine_of(recipe, seed, today=run.started))  # workers load it while this process reads the prompts
     loaded = load_prompts(recipe.prompts)
     tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
     formats = [recipe.thought_format(arm) for arm in recipe.arms]
 
     def longest(text: str) -> int:
-        return max(len(encode_chat(tokenizer, messages(fmt, text))) for fmt in formats)
+        return max(len(encode_chat(tokenizer, messages(fmt, text), today=today)) for fmt in formats)
 
     context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
@@ -96,8 +98,9 @@ def _pin(run: Run, seed: Path, dealt: Draw) -> None:
     """Note what the run starts from, or refuse to go on from something else. More iterations may be added at the end."""
     from inward.judging.make import judge_contents
 
-    path, recipe = run.dir.root / "inputs.json", run.recipe
+    path, recipe = run.dir.inputs, run.recipe
     contents: dict[str, Any] = {
+        "started": run.started.isoformat(),
         "seed_model": content_digest(seed),
         "validation": _digest(dealt.validation),
         "iterations": [_digest(prompts) for prompts in dealt.iterations],

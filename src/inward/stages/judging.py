@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def _complete(
     task = Task(
         place=now.place(stage),
         shards=shards,
-        resource=judge_of(run.recipe, settings),
+        resource=judge_of(run.recipe, run.started, settings),
         work=work,
         needs=needs,
         calls=count_one,
@@ -107,10 +108,10 @@ def _complete(
     return run.complete(task, folder, Verdict, unit="outputs")
 
 
-def judge_of(recipe: Recipe, settings: JudgeSettings) -> Resource[Judge]:
+def judge_of(recipe: Recipe, today: date, settings: JudgeSettings) -> Resource[Judge]:
     """Return the judge of some settings as the resource that shards share."""
     key = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-    return Resource(kind="judge", key=(key,), make=partial(_start_judge, recipe, settings))
+    return Resource(kind="judge", key=(key, today.isoformat()), make=partial(_start_judge, recipe, today, settings))
 
 
 def needs_of(settings: JudgeSettings) -> Needs:
@@ -124,13 +125,13 @@ def spent_by(judge: Judge) -> dict[str, Any]:
     return {f"judge_{name}": value for name, value in asdict(judge.costs()).items()}
 
 
-def _start_judge(recipe: Recipe, settings: JudgeSettings) -> Judge:
+def _start_judge(recipe: Recipe, today: date, settings: JudgeSettings) -> Judge:
     from inward.judging.make import make_judge
 
     if settings.holds_model:
         set_up(recipe, count_workers(recipe.execution))
     pairing = recipe.pairing  # "auto" is known only once all is judged: until then the middle of what it may come to
-    return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho)
+    return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho, today=today)
 
 
 def _judge_shard(

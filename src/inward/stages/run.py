@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from inward.hardware import accelerators
 from inward.runs.directory import RunDir
 from inward.runs.place import Place
 from inward.runs.progress import Reporter, Silent
+from inward.storage import read_json
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -32,6 +34,12 @@ class Run:
     dir: RunDir
     reporter: Reporter
     executor: Executor = field(default_factory=Here)
+
+    @property
+    def started(self) -> date:
+        """The day on which the run was begun: what chat templates that write a date are told, also on a later day."""
+        stored = read_json(self.dir.inputs) if self.dir.inputs.exists() else {}
+        return date.fromisoformat(stored["started"]) if "started" in stored else date.today()
 
     @property
     def training_processes(self) -> int:

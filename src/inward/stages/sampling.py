@@ -60,7 +60,7 @@ def draw_outputs(
     task = Task(
         place=now.place(stage),
         shards=shards,
-        resource=engine_of(run.recipe, model, base),
+        resource=engine_of(run.recipe, model, base, today=run.started),
         work=partial(_draw_shard, run.recipe, now.arm, draws, now.seed(purpose)),
         needs=Needs(model=True),
         tokens=_count_tokens,
