@@ -141,7 +141,9 @@ class RewardModelJudge(JudgeFacts):
 
 
 class PairwiseJudge(JudgeFacts):
-    """A language model that compares two responses: the model at `path` (a folder, a GGUF file or a Hub name) in this process, or one behind `endpoint`.
+    """A language model that compares two responses: one in this process, or one behind `endpoint`.
+
+    `path` is a folder, a GGUF file or a Hub name.
 
     Scores are Bradley-Terry strengths, with a normal prior of precision `prior`, of the battles that `scheme` asks for: all,
     or only what it takes to know best and worst at `confidence` (unset: 0.87, or 0.92 with `both_orders`). `form` offers two
