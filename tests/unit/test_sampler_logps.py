@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,8 @@ def test_an_engine_without_log_probabilities_is_refused_before_it_draws(monkeypa
 
     monkeypatch.setattr("inward.engines.load.load_engine", lambda *_, **__: ScriptedEngine())
     with pytest.raises(UsageError, match=r"training\.reference = 'sampler' needs an engine .* leave training\.reference out"):
-        start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None)
-    assert isinstance(start_engine(parse_recipe(TREE), Path("model"), None), ScriptedEngine)
+        start_engine(parse_recipe(changed(training__reference="sampler")), Path("model"), None, date(2026, 1, 2))
+    assert isinstance(start_engine(parse_recipe(TREE), Path("model"), None, date(2026, 1, 2)), ScriptedEngine)
 
 
 COLUMNS = [
