@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.judging import Found, play_out, schemes_of
+from benchmarks.judging import Outcomes, chosen, play_out, schemes_of
 from inward.config import VerifiableJudge
 from inward.engines.engine import Decoding, Request
 from inward.engines.transformers.engine import TransformersEngine, load_engine
@@ -49,11 +49,12 @@ from inward.judging.pairwise.by_text import LLMComparer, conversation
 from inward.judging.pairwise.comparer import Battle, Comparer
 from inward.judging.pairwise.engine_chat import EngineChat, EngineLabelScorer
 from inward.judging.pairwise.judge import Pairwise
-from inward.judging.tournament.bradley_terry import Floats, battle_matrix, strengths
-from inward.judging.tournament.schemes import Ints, full
+from inward.judging.tournament.bradley_terry import posterior
+from inward.judging.tournament.schemes import full
 from inward.models.names import local_folder
 from inward.prompts.tasks import generate_tasks
 from inward.records import Prompt
+from inward.statistics import Counts, Floats
 from inward.storage import read_json, write_json
 
 K = 8
@@ -74,7 +75,7 @@ class Stored:
     verdict_GKK: Floats
     error_GKK: Floats
     logit_GKK: Floats
-    copies_GK: Ints
+    copies_GK: Counts
     length_GK: Floats
     gold_GK: Floats
     seconds: float
@@ -105,8 +106,8 @@ def main() -> None:
 
 def fit(logit_GKK: Floats) -> dict[str, float]:
     """Return what the log-odds say of a judge; NaN where there was no battle. Prompts with an error or a copy are left out."""
-    whole_GKK = logit_GKK[np.isfinite(logit_GKK).sum(axis=(1, 2)) == K * (K - 1)]
-    own_GKK, turned_GKK = np.nan_to_num(whole_GKK), np.nan_to_num(whole_GKK.swapaxes(1, 2))
+    complete_GKK = logit_GKK[np.isfinite(logit_GKK).sum(axis=(1, 2)) == K * (K - 1)]
+    own_GKK, turned_GKK = np.nan_to_num(complete_GKK), np.nan_to_num(complete_GKK.swapaxes(1, 2))
     odd_GKK, even_GKK = (own_GKK - turned_GKK) / 2, (own_GKK + turned_GKK) / 2
     e_GK = odd_GKK.sum(axis=2) / K
     rest_GKK = odd_GKK - (e_GK[:, :, None] - e_GK[:, None, :])
@@ -115,7 +116,7 @@ def fit(logit_GKK: Floats) -> dict[str, float]:
     spread = math.sqrt(max(1e-12, float((e_GK**2).sum()) / len(e_GK) / (K - 1) - contradiction**2 / K))
     even = even_GKK[:, *np.triu_indices(K, 1)]
     return {
-        "prompts": len(whole_GKK),
+        "prompts": len(complete_GKK),
         "noise": round(contradiction / LOGISTIC / spread, 3),
         "bias": round(float(even.mean()) / spread, 2),
         "bias_std": round(float(even.std()) / spread, 2),
@@ -130,7 +131,7 @@ def in_both_orders(stored: Stored) -> Stored:
 
 
 def _sample(store: Path, prompts: Sequence[Prompt], model: str, until: float) -> None:
-    todo = [(at, prompt) for at, prompt in enumerate(prompts) if not _file(store, at, "responses").exists()]
+    todo = [(number, prompt) for number, prompt in enumerate(prompts) if not _file(store, number, "responses").exists()]
     engine = load_engine(local_folder(model), rows=BATCH * K) if todo and time.monotonic() < until else None
     while engine and todo and time.monotonic() < until:
         batch, todo = todo[:BATCH], todo[BATCH:]
@@ -140,28 +141,28 @@ def _sample(store: Path, prompts: Sequence[Prompt], model: str, until: float) ->
         ]
         drawn = engine.generate(requests, Decoding(max_new_tokens=TOKENS), seed=SEED)
         spent = (time.perf_counter() - began) / len(batch)
-        for at, prompt in batch:
-            texts = [one.text for one in drawn if one.request_id == prompt.id]
-            write_json(_file(store, at, "responses"), {"prompt": prompt.text, "responses": texts, "seconds": spent})
+        for number, prompt in batch:
+            texts = [completion.text for completion in drawn if completion.request_id == prompt.id]
+            write_json(_file(store, number, "responses"), {"prompt": prompt.text, "responses": texts, "seconds": spent})
 
 
 def _judge(store: Path, prompts: Sequence[Prompt], others: int, model: str, until: float) -> None:
     todo = [
-        (at, name, prompt)
-        for at, prompt in enumerate(prompts)
-        for name in (MAIN, *(OTHERS if at < others else ()))
-        if _file(store, at, "responses").exists() and not _file(store, at, name).exists()
+        (number, name, prompt)
+        for number, prompt in enumerate(prompts)
+        for name in (MAIN, *(OTHERS if number < others else ()))
+        if _file(store, number, "responses").exists() and not _file(store, number, name).exists()
     ]
-    todo.sort(key=lambda one: (one[1] != MAIN, one[0]))
+    todo.sort(key=lambda item: (item[1] != MAIN, item[0]))
     if not todo or time.monotonic() > until:
         return
     engine = load_engine(local_folder(model), rows=32)
-    for at, name, prompt in todo:
+    for number, name, prompt in todo:
         if time.monotonic() > until:
             return
         comparer = _comparer(name, engine)
         began = time.perf_counter()
-        group = Group(prompt=prompt, responses=_responses(store, at))
+        group = Group(prompt=prompt, responses=_responses(store, number))
         (rulings,) = Pairwise(comparer=comparer, scheme=full, scheme_name="full").judge([group])
         battles = [
             {"first": r.first, "second": r.second, "value": r.value, "unscored": r.unscored, **json.loads(r.detail)}
@@ -169,7 +170,7 @@ def _judge(store: Path, prompts: Sequence[Prompt], others: int, model: str, unti
             if r.second is not None
         ]
         spent = time.perf_counter() - began
-        write_json(_file(store, at, name), {"judge": comparer.name, "battles": battles, "seconds": spent})
+        write_json(_file(store, number, name), {"judge": comparer.name, "battles": battles, "seconds": spent})
 
 
 def _comparer(name: str, engine: TransformersEngine, both_orders: bool = False) -> Comparer:
@@ -183,7 +184,7 @@ def _speed(prompt: Prompt, model: str) -> dict[str, Any]:
     """Return seconds for the 56 battles of one prompt in each way, nothing remembered, and the text's token counts."""
     engine = load_engine(local_folder(model), rows=32)
     request = Request(id="0", tokens=engine.encode([{"role": "user", "content": prompt.text}]), k=K)
-    texts = tuple(one.text for one in engine.generate([request], Decoding(max_new_tokens=TOKENS), seed=SEED))
+    texts = tuple(completion.text for completion in engine.generate([request], Decoding(max_new_tokens=TOKENS), seed=SEED))
     battles = [Battle(prompt=prompt, first=a, second=b) for a in texts for b in texts if a != b]
     spent = {}
     for name in (MAIN, WORDS):
@@ -197,23 +198,23 @@ def _speed(prompt: Prompt, model: str) -> dict[str, Any]:
 
 def _read(store: Path, name: str, prompts: Sequence[Prompt]) -> Stored | None:
     """Return what is stored of a judge, prompts with fewer than two different responses left out."""
-    places = [at for at in range(len(prompts)) if _file(store, at, name).exists() and len(_different(store, at)) > 1]
-    if not places:
+    numbers = [n for n in range(len(prompts)) if _file(store, n, name).exists() and len(_different(store, n)) > 1]
+    if not numbers:
         return None
     gold = make_judge(VerifiableJudge(kind="verifiable", strictness="mean"))
-    verdict_GKK = np.full((len(places), K, K), np.nan)
+    verdict_GKK = np.full((len(numbers), K, K), np.nan)
     error_GKK, logit_GKK = np.zeros(verdict_GKK.shape), np.full(verdict_GKK.shape, np.nan)
-    gold_GK = np.full((len(places), K), np.nan)
-    copies_GK, length_GK = np.zeros((len(places), K), dtype=np.intp), np.zeros((len(places), K))
+    gold_GK = np.full((len(numbers), K), np.nan)
+    copies_GK, length_GK = np.zeros((len(numbers), K), dtype=np.intp), np.zeros((len(numbers), K))
     seconds, battles = 0.0, 0
-    for row, at in enumerate(places):
-        responses, texts = _responses(store, at), _different(store, at)
+    for row, number in enumerate(numbers):
+        responses, texts = _responses(store, number), _different(store, number)
         copies_GK[row, : len(texts)] = [responses.count(text) for text in texts]
         length_GK[row, : len(texts)] = [len(text) for text in texts]
-        (ruled,) = gold.judge([Group(prompt=prompts[at], responses=tuple(texts))])
-        for ruling in ruled:
+        (rulings,) = gold.judge([Group(prompt=prompts[number], responses=tuple(texts))])
+        for ruling in rulings:
             gold_GK[row, ruling.first] = math.nan if ruling.value is None else ruling.value
-        content = read_json(_file(store, at, name))
+        content = read_json(_file(store, number, name))
         seconds += content["seconds"]
         for battle in content["battles"]:
             m, n = (texts.index(responses[battle[end]]) for end in ("first", "second"))
@@ -232,7 +233,7 @@ def _measure(stored: Stored) -> dict[str, float | None]:
     margin = np.nan_to_num(v) - np.nan_to_num(turned)
     wins = np.where(both & (v == -turned), np.sign(margin), 0.0)
     truth = np.sign(stored.gold_GK[:, :, None] - stored.gold_GK[:, None, :])
-    known = decided & (np.abs(truth) == 1)
+    comparable = decided & (np.abs(truth) == 1)
     return {
         "prompts": len(v),
         "battles": stored.battles,
@@ -241,8 +242,8 @@ def _measure(stored: Stored) -> dict[str, float | None]:
         "first": _share((v == 1).sum(), decided.sum()),
         "consistency": _share((both & (v == -turned)).sum(), both.sum()),
         **_cycles(wins),
-        "gold": _share((known & (v == truth)).sum(), known.sum()),
-        "gold_battles": int(known.sum()),
+        "gold": _share((comparable & (v == truth)).sum(), comparable.sum()),
+        "gold_battles": int(comparable.sum()),
         "seconds_per_battle": round(stored.seconds / max(1, stored.battles), 4),
     }
 
@@ -254,50 +255,52 @@ def _cycles(wins_GKK: Floats) -> dict[str, float | None]:
     for a in range(k):
         for b in range(a + 1, k):
             for c in range(b + 1, k):
-                one, two, three = wins_GKK[:, a, b], wins_GKK[:, b, c], wins_GKK[:, c, a]
-                triples += int(((one != 0) & (two != 0) & (three != 0)).sum())
-                circles += int(((one != 0) & (one == two) & (two == three)).sum())
+                ab_G, bc_G, ca_G = wins_GKK[:, a, b], wins_GKK[:, b, c], wins_GKK[:, c, a]
+                triples += int(((ab_G != 0) & (bc_G != 0) & (ca_G != 0)).sum())
+                circles += int(((ab_G != 0) & (ab_G == bc_G) & (bc_G == ca_G)).sum())
     return {"cycles": _share(circles, triples), "triples": triples}
 
 
 def _replay(stored: Stored) -> dict[str, dict[str, float | None]]:
     """Play every scheme on the stored verdicts. Strengths of the full tournament, both positions, are the true quality."""
-    strength_GK = strengths(battle_matrix(stored.verdict_GKK))
-    at = np.arange(len(strength_GK))
+    strength_GK = posterior(stored.verdict_GKK).e_GK
+    groups = np.arange(len(strength_GK))
 
-    def gap(quality_GK: Floats, found: Found) -> float:
-        return float(np.nanmean(quality_GK[at, found.best_G] - quality_GK[at, found.worst_G]))
+    def gap(quality_GK: Floats, outcomes: Outcomes) -> float:
+        return float(np.nanmean(quality_GK[groups, outcomes.best_G] - quality_GK[groups, outcomes.worst_G]))
 
-    played = {
-        name: play_out(stored.verdict_GKK, stored.length_GK, stored.copies_GK, scheme, 0.0)
+    outcomes_of = {
+        name: chosen(play_out(stored.verdict_GKK, stored.length_GK, stored.copies_GK, scheme), 0.0)
         for name, scheme in schemes_of(0.0, both_orders=True).items()
     }
-    whole = played["full"]
+    reference = outcomes_of["full"]
     return {
         name: {
-            "calls": round(found.calls, 2),
-            "gap_retained": _share(gap(strength_GK, found), gap(strength_GK, whole)),
-            "same_pair": round(float(((found.best_G == whole.best_G) & (found.worst_G == whole.worst_G)).mean()), 4),
-            "gold_gap": round(gap(stored.gold_GK, found), 4),
+            "calls": round(outcomes.calls, 2),
+            "gap_retained": _share(gap(strength_GK, outcomes), gap(strength_GK, reference)),
+            "same_pair": round(
+                float(((outcomes.best_G == reference.best_G) & (outcomes.worst_G == reference.worst_G)).mean()), 4
+            ),
+            "gold_gap": round(gap(stored.gold_GK, outcomes), 4),
         }
-        for name, found in played.items()
+        for name, outcomes in outcomes_of.items()
     }
 
 
-def _responses(store: Path, at: int) -> tuple[str, ...]:
-    return tuple(read_json(_file(store, at, "responses"))["responses"])
+def _responses(store: Path, number: int) -> tuple[str, ...]:
+    return tuple(read_json(_file(store, number, "responses"))["responses"])
 
 
-def _different(store: Path, at: int) -> list[str]:
-    return sorted(set(_responses(store, at)))
+def _different(store: Path, number: int) -> list[str]:
+    return sorted(set(_responses(store, number)))
 
 
-def _file(store: Path, at: int, name: str) -> Path:
-    return store / f"{at:04d} {name}.json"
+def _file(store: Path, number: int, name: str) -> Path:
+    return store / f"{number:04d} {name}.json"
 
 
-def _share(part: float, whole: float) -> float | None:
-    return round(float(part) / float(whole), 4) if whole else None
+def _share(part: float, total: float) -> float | None:
+    return round(float(part) / float(total), 4) if total else None
 
 
 def _parse() -> argparse.Namespace:

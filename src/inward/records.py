@@ -49,10 +49,11 @@ class Prompt:
 class Output:
     """One sampled output of a prompt: the token ids as sampled, and the thought z and response y they split into.
 
-    `response` is None if and only if `format_error` names why. `written` marks with True the tokens that the engine wrote
-    itself while scaffolding (same length as `tokens`). `tokens` holds the end-of-turn token where the model gave one.
-    `tries` counts how often a format error was sampled again before this one (evaluation only). `logps` are the sampler's raw
-    log-probabilities, nats, one a token, where the recipe needs them (`training.reference = "sampler"`).
+    `response` is None if and only if `format_error` names why: a name of `thought.FormatError`, among them `cut_off_response`
+    for a response that the length limit (`finish` "length") cut off, where these are rejected. `written` marks with True the
+    tokens that the engine wrote itself while scaffolding (same length as `tokens`). `tokens` holds the end-of-turn token where
+    the model gave one. `tries` counts how often a format error was sampled again before this one (evaluation only). `logps` are
+    the sampler's raw log-probabilities, nats, one a token, where the recipe needs them (`training.reference = "sampler"`).
     """
 
     id: str

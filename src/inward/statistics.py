@@ -2,14 +2,13 @@
 
 Intervals are percentiles of a bootstrap over prompts (Efron 1979): of a mean, of a difference in pairs, and of anything that
 follows from sums. Prompts are what is resampled, for they are the independent draws; the samples of one prompt are not. The
-paper gives no intervals. P prompts, R resamples, C counts, K samples of a prompt.
+paper gives no intervals. P prompts, R resamples, C counts, G groups, K samples of a prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from inward.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.intp]
 
 LEVEL = 0.95
 MAX_NUMBERS = 4_000_000
@@ -98,12 +98,26 @@ def bootstrap_sums(counts_PC: Floats, statistic: Callable[[Floats], Floats], *, 
 
 def normalise(values: Sequence[float]) -> list[float]:
     """Return N(v) = (v - mean) / std with the population's standard deviation; zeros where all values are equal."""
-    low, high = min(values), max(values)
-    if low == high:
-        return [0.0] * len(values)
-    units = [(value - low) / (high - low) for value in values]  # so that no spread, however small, is lost to rounding
-    mean, std = fmean(units), pstdev(units)
-    return [(unit - mean) / std for unit in units]
+    values_1K = np.asarray(values, dtype=np.float64)[None]
+    return [float(value) for value in normalise_rows(values_1K, np.ones(values_1K.shape, dtype=np.intp))[0]]
+
+
+def normalise_rows(values_GK: Floats, copies_GK: Counts) -> Floats:
+    """Return N(v) within each row, a value counted as often as it has copies; zeros where all values of a row are equal.
+
+    A value without copies is padding: it does not count and comes back as NaN. Equal means exactly equal, whatever the unit,
+    so values that carry rounding errors must be rounded by those who know how large these are.
+    """
+    units_GK, _ = _units(values_GK, copies_GK)
+    mean_G1, std_G1 = _moments(units_GK, copies_GK)
+    normalised_GK = (units_GK - mean_G1) / np.where(std_G1 > 0, std_G1, 1.0)
+    return np.where(copies_GK > 0, normalised_GK, np.nan)
+
+
+def std_rows(values_GK: Floats, copies_GK: Counts) -> Floats:
+    """Return the standard deviation (G, 1) of each row that `normalise_rows` divides by, 0 where all its values are equal."""
+    units_GK, range_G1 = _units(values_GK, copies_GK)
+    return _moments(units_GK, copies_GK)[1] * range_G1
 
 
 def correlation(a_K: Floats, b_K: Floats) -> float:
@@ -130,3 +144,23 @@ def _resampled_means(values_P: Floats, resamples: int, seed: int) -> Floats:
 def _bounds(means: Floats) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _units(values_GK: Floats, copies_GK: Counts) -> tuple[Floats, Floats]:
+    """Return the values moved and scaled to 0..1, so that no spread is lost to rounding, and the range (G, 1) of each row."""
+    present_GK = copies_GK > 0
+    low_G1 = np.where(present_GK, values_GK, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    high_G1 = np.where(present_GK, values_GK, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    spread_G1 = high_G1 > low_G1
+    low_G1, high_G1 = np.where(spread_G1, low_G1, 0.0), np.where(spread_G1, high_G1, 0.0)
+    range_G1 = high_G1 - low_G1
+    moved_GK = np.where(present_GK & spread_G1, values_GK, low_G1) - low_G1
+    return moved_GK / np.where(spread_G1, range_G1, 1.0), range_G1
+
+
+def _moments(units_GK: Floats, copies_GK: Counts) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation (G, 1) of each row."""
+    total_G1 = np.maximum(copies_GK.sum(axis=1, keepdims=True), 1)
+    mean_G1 = (units_GK * copies_GK).sum(axis=1, keepdims=True) / total_G1
+    variance_G1 = ((units_GK - mean_G1) ** 2 * copies_GK).sum(axis=1, keepdims=True) / total_G1
+    return np.asarray(mean_G1, dtype=np.float64), np.asarray(np.sqrt(variance_G1), dtype=np.float64)

@@ -8,7 +8,7 @@ case-sensitive. What stands before the thought marker counts as thought: when in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from inward.errors import UsageError
 
@@ -19,7 +19,9 @@ FormatError = Literal[
     "cut_off_in_thought",
     "repeated_marker",
     "empty_response",
+    "cut_off_response",
 ]
+CUT_OFF_RESPONSE: Final = "cut_off_response"
 SLOT = "{prompt}"
 
 
@@ -89,14 +91,15 @@ def split(fmt: ThoughtFormat, text: str, *, finished: bool = True) -> Split:
     """Split an output into thought and response, or name what is wrong with it.
 
     `finished` is False where generation was cut off by its length limit; a cut inside the thought is then told apart from
-    a marker that was never written. A cut inside the response still leaves a response.
+    a marker that was never written. A cut inside the response still leaves a response, which is what a user would see; whether
+    it is one to learn from is for `without_cut_off`.
     """
     if not fmt.thinks:
         response = text.strip()
         return Split(None, response) if response else Split(None, None, "empty_response")
-    head, found, tail = text.partition(fmt.response_marker)
+    head, marker, tail = text.partition(fmt.response_marker)
     thought = _after_marker(fmt, head)
-    if not found:
+    if not marker:
         if not finished and thought is not None:
             return Split(thought, None, "cut_off_in_thought")
         return Split(thought if thought is not None else text.strip(), None, _missing(fmt, head))
@@ -108,11 +111,18 @@ def split(fmt: ThoughtFormat, text: str, *, finished: bool = True) -> Split:
     return Split(thought, response) if response else Split(thought, None, "empty_response")
 
 
+def without_cut_off(parts: Split, *, finished: bool) -> Split:
+    """Return the split with a response that the length limit cut off turned into the format error `cut_off_response`."""
+    if finished or parts.response is None:
+        return parts
+    return Split(parts.thought, None, CUT_OFF_RESPONSE)
+
+
 def _after_marker(fmt: ThoughtFormat, head: str) -> str | None:
     if not fmt.thought_marker:
         return head.strip()
-    before, found, after = head.partition(fmt.thought_marker)
-    if not found:
+    before, marker, after = head.partition(fmt.thought_marker)
+    if not marker:
         return None
     return "\n".join(part for part in (before.strip(), after.strip()) if part)
 
@@ -164,8 +174,8 @@ class StreamFilter:
         return self._shown(held).rstrip()
 
     def _enter_response(self) -> bool:
-        head, found, tail = self._held.partition(self._format.response_marker)
-        if not found:
+        head, marker, tail = self._held.partition(self._format.response_marker)
+        if not marker:
             return False
         if _after_marker(self._format, head) is None or _repeats(self._format, head):
             self._state, self._held = "closed", ""

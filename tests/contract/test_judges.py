@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from inward.config import JudgeSettings, PythonJudge, RewardModelJudge, VerifiableJudge
-from inward.judging.combined.group_scores import Part
-from inward.judging.combined.judges import Cascade, Panel, Routed
+from inward.judging.combined.cascade import Cascade
+from inward.judging.combined.panel import Panel
+from inward.judging.combined.part import Part
+from inward.judging.combined.routed import Routed
 from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.make import make_judge
 from inward.judging.pairwise.by_text import LLMComparer

@@ -12,7 +12,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from inward.config import PairingSettings
-from inward.pairing.pair import Pairing, normalise, pair_outputs, rho_grid
+from inward.pairing.pair import Pairing, pair_outputs, rho_grid
 from inward.records import Output, Score
 from tests.build import output, score
 
@@ -146,16 +146,6 @@ def test_a_pair_maximises_the_length_controlled_score_as_numpy_computes_it(stage
         assert controlled[at[pair.chosen_id]] == pytest.approx(controlled.max())
         assert controlled[at[pair.rejected_id]] == pytest.approx(controlled.min())
         assert pair.margin == pytest.approx(np.ptp(controlled))
-
-
-@given(st.lists(FINITE, min_size=1, max_size=9))
-def test_normalised_values_have_mean_zero_and_deviation_one(values) -> None:
-    result = np.array(normalise(values))
-    assert result.mean() == pytest.approx(0, abs=1e-9)
-    if len(set(values)) == 1:
-        assert not result.any()
-    else:
-        assert result.std() == pytest.approx(1)
 
 
 @given(stages(COARSE), st.integers(0, 5))

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from inward.config import PairingSettings, PairwiseJudge, VerdictForm, parse_recipe
@@ -17,10 +18,12 @@ from inward.judging.make import check_judge, make_judge
 from inward.judging.pairwise.by_text import LLMComparer, Wording, conversation
 from inward.judging.pairwise.comparer import Battle
 from inward.judging.pairwise.engine_chat import EngineChat
-from inward.judging.pairwise.judge import ALONE, Pairwise, strengths_of_prompts
+from inward.judging.pairwise.judge import ALONE, Pairwise
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.judging.tournament.adaptive import adaptive
+from inward.judging.tournament.bradley_terry import posterior
 from inward.judging.tournament.schemes import full
+from inward.judging.tournament.scores import Judged, score_battles
 from inward.pairing.pair import pair_outputs
 from inward.records import Output, Verdict
 from tests.build import output, prompt
@@ -109,16 +112,43 @@ def battle(first: str, second: str, value: float | None, unscored: str | None = 
     return Verdict(id=f"{first}{second}", prompt_id="p", judge="j", first=first, second=second, value=value, unscored=unscored)
 
 
+def scored(*battles: Verdict, prior: float | None = None) -> dict[str, Judged]:
+    (judged,) = score_battles([battles], prior)
+    return judged
+
+
 def test_a_response_without_a_decided_battle_is_unscored_with_its_reasons() -> None:
     """Not zero and not a tie: fairseq2's (0, 0) would put it in the middle, and a pair."""
-    found = strengths_of_prompts(
-        [battle("a", "b", 1.0), battle("a", "c", None, "HTTP 500"), battle("c", "b", None, "cut")], 0.1
-    )
-    assert found["c"] == (None, "none of its 2 battles was decided, 1 for: HTTP 500")
-    assert found["a"][0] == pytest.approx(-(found["b"][0] or 0))
-    assert strengths_of_prompts([battle("a", "b", None, "cut")], 0.1)["a"][0] is None
-    ties = strengths_of_prompts([battle("a", "b", 0.0), battle("b", "a", 0.0)], None)
-    assert ties == {"a": (0.0, None), "b": (0.0, None)}
+    judged = scored(battle("a", "b", 1.0), battle("a", "c", None, "HTTP 500"), battle("c", "b", None, "cut"), prior=0.1)
+    assert judged["c"] == (None, "none of its 2 battles was decided, 1 for: HTTP 500")
+    assert judged["a"][0] == pytest.approx(-(judged["b"][0] or 0))
+    assert scored(battle("a", "b", None, "cut"))["a"][0] is None
+    assert scored(battle("a", "b", 0.0), battle("b", "a", 0.0)) == {"a": (0.0, None), "b": (0.0, None)}
+    assert score_battles([], None) == []
+
+
+def test_scores_are_those_of_the_posterior_that_the_tournament_is_planned_by() -> None:
+    """Stood first, won: that is worth less with a judge whom all other battles show to prefer the first."""
+    battles = [battle("a", "b", 1.0), battle("c", "d", 1.0), battle("d", "c", 1.0), battle("b", "d", 0.0)]
+    judged = scored(*battles, prior=0.3)
+    index_of = {id_: index for index, id_ in enumerate("abcd")}
+    results_GKK = np.full((1, 4, 4), np.nan)
+    for made in battles:
+        results_GKK[0, index_of[made.first], index_of[str(made.second)]] = made.value
+    fitted = posterior(results_GKK, 0.3)
+    assert [judged[id_] for id_ in "abcd"] == [(float(e), None) for e in fitted.e_GK[0]]
+    assert fitted.bias_G[0] > 0
+    alone = scored(*battles[:1], prior=0.3)
+    assert (alone["a"][0] or 0) - (alone["b"][0] or 0) > (judged["a"][0] or 0) - (judged["b"][0] or 0)
+
+
+def test_groups_of_any_size_are_scored_as_each_is_alone() -> None:
+    groups = [
+        [battle("a", "b", 1.0)],
+        [battle("c", "d", 0.0), battle("d", "e", 1.0), battle("e", "f", None, "cut")],
+        [battle("g", "h", None, "cut")],
+    ]
+    assert score_battles(groups, 0.4) == [scored(*group, prior=0.4) for group in groups]
 
 
 @pytest.mark.parametrize("scheme", ["full", "adaptive"])

@@ -12,8 +12,10 @@ import pytest
 
 from inward.config import parse_recipe
 from inward.errors import UsageError
-from inward.judging.combined.group_scores import Part, scores_of
-from inward.judging.combined.judges import DISAGREES, Cascade, Panel, Routed
+from inward.judging.combined.cascade import Cascade
+from inward.judging.combined.panel import DISAGREES, Panel
+from inward.judging.combined.part import Part, scores_of
+from inward.judging.combined.routed import Routed
 from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.make import check_judge, make_judge
 from inward.judging.pairwise.by_text import LLMComparer
@@ -91,6 +93,21 @@ def test_a_cascade_is_unsure_by_the_score_that_pairing_goes_by() -> None:
     for rho, who in ((0.0, "first"), (0.13, "then")):
         judge = Cascade(first=part("first", numbers()), then=part("then", dear), sure=0.2, rho=rho)
         assert ruled_by(judge.judge([four])[0]) == {who}
+
+
+def test_a_cascade_counts_copies_as_pairing_does() -> None:
+    """Nine copies of the short worst response make the spread of the scores larger and every lead smaller."""
+    dear = Scripted(score=lambda *_: 0.0, name="dear")
+    judge = Cascade(first=part("first", numbers()), then=part("then", dear), sure=0.1, rho=0.5)
+    leads = [
+        json.loads(judge.judge([group("0", "40", "50", "90", copies=copies)])[0][0].detail)["leads"]
+        for copies in (None, (1, 1, 1, 1), (9, 1, 1, 1))
+    ]
+    assert leads[0] == leads[1]
+    everyone = group(*["0"] * 9, "40", "50", "90")
+    written_out = json.loads(judge.judge([everyone])[0][0].detail)["leads"]
+    assert leads[2][0] == pytest.approx(written_out[0])
+    assert leads[2] != leads[0]
 
 
 def test_the_default_hands_on_two_in_five() -> None:

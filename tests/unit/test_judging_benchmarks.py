@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import judging, real_judge
-from benchmarks.judging import Level, listwise, play_out, schemes_of, simulate
+from benchmarks.judging import Level, listwise, play_all, schemes_of, simulate
 from inward.judging.tournament.schemes import full
 
 
@@ -18,12 +18,12 @@ def test_a_listwise_call_orders_any_two_as_the_unbiased_pairwise_judge_does() ->
     """Luce's choice rule: with Gumbel noise, P(one before the other) is the logistic of their difference."""
     judge = Level(noise=0.5, bias=0.0, errors=0.0)
     truth = simulate(judge, 40_000, seed=1)
-    found = listwise(judge, truth, 0.0, seed=1)
-    at = np.arange(len(found.best_G))
+    outcomes = listwise(judge, truth, 0.0, seed=1)
+    groups = np.arange(len(outcomes.best_G))
     softmax_GK = np.exp(truth.quality_GK / judge.noise)
     softmax_GK /= softmax_GK.sum(axis=1, keepdims=True)
     top = np.argsort(truth.quality_GK, axis=1)[:, -1]
-    assert (found.best_G == top).mean() == pytest.approx(float(softmax_GK[at, top].mean()), abs=0.01)
+    assert (outcomes.best_G == top).mean() == pytest.approx(float(softmax_GK[groups, top].mean()), abs=0.01)
 
 
 def test_a_listwise_call_that_fails_has_no_pair_and_one_without_noise_the_true_one() -> None:
@@ -42,16 +42,19 @@ def test_the_measured_judge_has_its_figures_for_every_scheme() -> None:
     turned = truth.verdict_GKK.swapaxes(1, 2)
     off = ~np.eye(8, dtype=bool)
     assert (truth.verdict_GKK == -turned)[:, off].all() == level.both_orders
-    alone = np.ones(truth.quality_GK.shape, dtype=np.intp)
-    found = {
-        name: play_out(truth.verdict_GKK, truth.length_GK, alone, scheme, 0.0)
-        for name, scheme in schemes_of(0.0, level.both_orders).items()
-    }
-    assert set(found) == {"adaptive", "random", "swiss", "knockout", "full"}
-    assert found["full"].calls == 56
-    gaps = {name: judging._gap(truth, one) for name, one in found.items()}
+    outcomes = play_all(truth, 0.0, level.both_orders)
+    assert set(outcomes) == {"adaptive", judging.PAPERS, "random", "swiss", "knockout", "full"}
+    assert outcomes["full"].calls == 56
+    gaps = {name: judging._gap(truth, own) for name, own in outcomes.items()}
+    assert gaps["adaptive"] == gaps[judging.PAPERS], "asked in both orders there is no bias, and there are no ties"
     assert gaps["adaptive"] >= 0.96 * gaps["full"]
-    assert found["adaptive"].calls < 23.5
+    assert outcomes["adaptive"].calls < 23.5
+
+
+def test_levels_have_the_bias_and_the_ties_that_their_names_promise() -> None:
+    first, ties = (judging._agreement(simulate(judging.LEVELS[name], 400, seed=4)) for name in ("first", "ties"))
+    assert first["first_wins"] == pytest.approx(0.8, abs=0.01)
+    assert (first["ties"], ties["ties"]) == (0.0, pytest.approx(0.23, abs=0.02))
 
 
 @pytest.mark.parametrize(("noise", "bias", "pull"), [(0.4, 3.0, 0.0), (0.8, -1.0, 2.0), (0.2, 40.0, 12.0)])

@@ -39,6 +39,7 @@ def test_each_text_of_a_prompt_is_judged_once_and_shared_by_all_copies() -> None
     judge = Recorder()
     verdicts = judge_outputs(PROMPTS, outputs, judge)
     assert [(group.prompt.id, group.responses) for group in judge.seen] == [("p", ("other", "same")), ("q", ("same",))]
+    assert [group.copies for group in judge.seen] == [(1, 2), (1,)], "length control counts every output"
     assert [verdict.first for verdict in verdicts] == ["a", "b", "c", "d"]
     assert len({verdict.id for verdict in verdicts}) == 4
 

@@ -100,12 +100,15 @@ def test_the_seed_decides_which_prompts_and_ties_are_drawn() -> None:
 
 def test_describe_gives_the_lengths_that_rho_is_tuned_by() -> None:
     rows = [(output("a", response="x" * 30), 1.0), (output("b", response="x" * 10), 0.0), (output("c", "q"), 1.0)]
+    rows += [(output("d", response=None), None), (output("e", response=None, error="cut_off_response"), None)]
+    rows += [(output("f", "q", response=None, error="cut_off_response"), None)]
     found = describe(paired(rows), [made for made, _ in rows])
     assert found == {
         "pairs": 1,
         "format_error_pairs": 0,
         "inverted": 0,
         "skipped": {"fewer than two scored": 1},
+        "malformed": {"cut_off_response": 2, "no_response_marker": 1},
         "chosen_length": 30.0,
         "rejected_length": 10.0,
         "length_unit": "characters",
@@ -113,7 +116,7 @@ def test_describe_gives_the_lengths_that_rho_is_tuned_by() -> None:
         "rho_auto": False,
         "length_rule": False,
     }
-    assert describe(paired(rows[2:]), [rows[2][0]])["chosen_length"] is None
+    assert describe(paired(rows[2:3]), [rows[2][0]])["chosen_length"] is None
 
 
 def three(best: int, middle: int, worst: int, prompt_id: str = "p") -> list[tuple[Output, float | None]]:

@@ -6,7 +6,7 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -35,7 +35,9 @@ class ModelSettings(Settings):
 class SamplingSettings(Settings):
     """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole.
 
-    `engine` is what runs the model, and `rows` how many outputs it draws side by side.
+    `engine` is what runs the model, and `rows` how many outputs it draws side by side. `cut_off_responses` says what becomes of
+    a response that `max_new_tokens` cut off: with "reject" it is a format error, which is not judged and can only be rejected,
+    with "allow" a response like any other. Where models are measured it is always judged.
     """
 
     engine: EngineKind = "transformers"
@@ -44,6 +46,7 @@ class SamplingSettings(Settings):
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     top_k: int = Field(default=256, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
+    cut_off_responses: Literal["reject", "allow"] = "reject"
     rows: int = Field(default=128, gt=0)
 
 

@@ -30,6 +30,10 @@ class Group:
         """The lengths, in characters where no others were given."""
         return tuple(float(len(text)) for text in self.responses) if self.lengths is None else self.lengths
 
+    @property
+    def counted(self) -> tuple[int, ...]:
+        return (1,) * len(self.responses) if self.copies is None else self.copies
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:

@@ -1,8 +1,8 @@
 """The judging stage: outputs to verdicts, verdicts to scores (METHOD.md step 3, both kinds of judge).
 
-Only responses reach the judge, each different text of a prompt once. A pointwise verdict is repeated for every copy of a
-text; a battle names one output for each of its two texts, that of the smallest id, and serves all copies (`battles`). What has
-no score says why: a format error, the judge's own reason, or a value that is not a finite number.
+Only responses reach the judge, each different text of a prompt once. A pointwise verdict is repeated for every copy of a text;
+a battle names one output for each of its two texts, that of the smallest id, and serves all copies. What has no score says why:
+a format error, the judge's own reason, or a value that is not a finite number.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from inward.errors import JudgeError
 from inward.judging.judge import Group, Judge, Ruling
 from inward.records import Output, Prompt, Score, Verdict, content_id
+from inward.thought import CUT_OFF_RESPONSE
+
+if TYPE_CHECKING:
+    from inward.judging.tournament.scores import Judged
 
 FORMAT_ERROR = "format error: "
 
@@ -42,28 +47,28 @@ def judge_outputs(
     assert len(rulings) == len(groups), f"judge {judge.name} answered {len(rulings)} of {len(groups)} groups"
     pointwise: dict[str, Verdict] = {}
     battles: list[Verdict] = []
-    for group, ruled in zip(groups, rulings, strict=True):
+    for group, own in zip(groups, rulings, strict=True):
         outputs_of = [copies[group.prompt.id][text] for text in group.responses]
-        _check_rulings(group, ruled, judge.name)
-        if any(ruling.second is not None for ruling in ruled):
-            battles += [_battle(ruling, outputs_of, judge.name) for ruling in ruled]
+        _check_rulings(group, own, judge.name)
+        if any(ruling.second is not None for ruling in own):
+            battles += [_battle(ruling, outputs_of, judge.name) for ruling in own]
         else:
-            pointwise |= {o.id: _verdict(o, ruling, judge.name) for ruling in ruled for o in outputs_of[ruling.first]}
+            pointwise |= {o.id: _verdict(o, ruling, judge.name) for ruling in own for o in outputs_of[ruling.first]}
     return [pointwise[output.id] for output in outputs if output.id in pointwise] + battles
 
 
 def rulers(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
     """Return on how many prompts each part of a cascade or of routes ruled, and on how many a panel disagreed."""
-    from inward.judging.combined.judges import DISAGREES
+    from inward.judging.combined.panel import DISAGREES
 
-    ruled: dict[str, set[str]] = defaultdict(set)
+    prompts_of: dict[str, set[str]] = defaultdict(set)
     disagreed: set[str] = set()
     for verdict in verdicts:
-        if by := json.loads(verdict.detail).get("ruled_by"):
-            ruled[by["part"]].add(verdict.prompt_id)
+        if ruled_by := json.loads(verdict.detail).get("ruled_by"):
+            prompts_of[ruled_by["part"]].add(verdict.prompt_id)
         if verdict.unscored == DISAGREES:
             disagreed.add(verdict.prompt_id)
-    counts = {part: len(prompts) for part, prompts in sorted(ruled.items())}
+    counts = {part: len(prompts) for part, prompts in sorted(prompts_of.items())}
     return {"prompts_by_judge": counts} if counts else {"panel": {"prompts_disagreed_on": len(disagreed)}}
 
 
@@ -72,23 +77,20 @@ def score_outputs(outputs: Sequence[Output], verdicts: Sequence[Verdict], *, pri
 
     `prior` is that of the strengths, which only battles need.
     """
-    from inward.judging.pairwise.judge import strengths_of_prompts
+    from inward.judging.tournament.scores import score_battles
 
-    of_prompt: dict[str, list[Verdict]] = defaultdict(list)
+    verdicts_of: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        of_prompt[verdict.prompt_id].append(verdict)
-    fought = {prompt for prompt, group in of_prompt.items() if any(verdict.second is not None for verdict in group)}
-    strengths = strengths_of_prompts([verdict for prompt in sorted(fought) for verdict in of_prompt[prompt]], prior)
-    single = [verdict for verdict in verdicts if verdict.prompt_id not in fought]
-    verdict_of = {verdict.first: verdict for verdict in single}
-    assert len(verdict_of) == len(single), "an output has two verdicts"
-    named = _named(outputs)
-    return [
-        _score(output, strengths[named[output.id]])
-        if output.prompt_id in fought and output.response is not None
-        else _score(output, _settled(verdict_of.get(output.id)))
-        for output in outputs
-    ]
+        verdicts_of[verdict.prompt_id].append(verdict)
+    fought = sorted(prompt for prompt, own in verdicts_of.items() if any(verdict.second is not None for verdict in own))
+    judged_of: dict[str, Judged] = {}
+    for judged in score_battles([verdicts_of.pop(prompt) for prompt in fought], prior):
+        judged_of |= judged
+    single = [verdict for own in verdicts_of.values() for verdict in own]
+    judged_of |= {verdict.first: _finite(verdict.value, verdict.unscored) for verdict in single}
+    assert len({verdict.first for verdict in single}) == len(single), "an output has two verdicts"
+    stand_ins = _stand_ins(outputs, set(fought))
+    return [_score(output, judged_of.get(stand_ins.get(output.id, output.id))) for output in outputs]
 
 
 def require_some_scores(scores: Sequence[Score]) -> None:
@@ -98,51 +100,58 @@ def require_some_scores(scores: Sequence[Score]) -> None:
         return
     malformed = sum(count for reason, count in reasons.items() if reason.startswith(FORMAT_ERROR))
     lines = [f"  {count} x {reason}" for reason, count in reasons.most_common(5)]
-    advice = (
-        "No output kept to the thought format, so there was nothing to judge. Set thought.scaffold, which writes the markers "
-        "for a model that does not, or raise sampling.max_new_tokens if outputs are cut off."
-        if malformed == len(scores)
-        else "Check the judge's settings against the prompts (a verifiable judge needs prompts with answers or constraints)."
-    )
+    if malformed < len(scores):
+        advice = (
+            "Check the judge's settings against the prompts (a verifiable judge needs prompts with answers or constraints)."
+        )
+    elif reasons.most_common(1)[0][0] == FORMAT_ERROR + CUT_OFF_RESPONSE:
+        advice = (
+            "Most responses were cut off before their end, so there was nothing whole to judge. Raise "
+            "sampling.max_new_tokens, or set sampling.cut_off_responses = 'allow' to have them judged as they are."
+        )
+    else:
+        advice = (
+            "No output kept to the thought format, so there was nothing to judge. Set thought.scaffold, which writes the "
+            "markers for a model that does not, or raise sampling.max_new_tokens if outputs are cut off."
+        )
     raise JudgeError("\n".join([f"none of {len(scores)} outputs was scored:", *lines, advice]))
 
 
-def _group(prompt: Prompt, copies: Mapping[str, Sequence[Output]], lengths: Mapping[str, float] | None) -> Group:
-    texts = tuple(sorted(copies))
-    if lengths is None:
-        return Group(prompt=prompt, responses=texts)
-    own = tuple(fmean(lengths[output.id] for output in copies[text]) for text in texts)
-    return Group(prompt=prompt, responses=texts, lengths=own)
+def _group(prompt: Prompt, outputs_of: Mapping[str, Sequence[Output]], lengths: Mapping[str, float] | None) -> Group:
+    texts = tuple(sorted(outputs_of))
+    means = None if lengths is None else tuple(fmean(lengths[output.id] for output in outputs_of[text]) for text in texts)
+    return Group(prompt=prompt, responses=texts, lengths=means, copies=tuple(len(outputs_of[text]) for text in texts))
 
 
-def _named(outputs: Sequence[Output]) -> dict[str, str]:
-    """Return for every output with a response the one whose id battles name in its stead: the smallest among its copies."""
+def _stand_ins(outputs: Sequence[Output], fought: Set[str]) -> dict[str, str]:
+    """Return for every output that fought the one whose id battles name in its stead: the smallest among its copies."""
     smallest: dict[tuple[str, str], str] = {}
-    for output in outputs:
-        if output.response is not None:
-            text = (output.prompt_id, output.response)
-            smallest[text] = min(smallest.get(text, output.id), output.id)
-    return {o.id: smallest[o.prompt_id, o.response] for o in outputs if o.response is not None}
+    fighters = [(o.id, (o.prompt_id, o.response)) for o in outputs if o.response is not None and o.prompt_id in fought]
+    for id_, text in fighters:
+        smallest[text] = min(smallest.get(text, id_), id_)
+    return {id_: smallest[text] for id_, text in fighters}
 
 
 def _check_rulings(group: Group, rulings: Sequence[Ruling], name: str) -> None:
     """Hold a judge to its protocol: one ruling a response, or battles, each between two responses and none fought twice."""
-    places = range(len(group.responses))
     battles = [(ruling.first, ruling.second) for ruling in rulings if ruling.second is not None]
     if not battles:
         ruled = sorted(ruling.first for ruling in rulings)
-        assert ruled == list(places), f"judge {name} did not rule once on each response of {group.prompt.id}"
+        assert ruled == list(range(len(group.responses))), (
+            f"judge {name} did not rule once on each response of {group.prompt.id}"
+        )
         return
     assert len(battles) == len(rulings), f"judge {name} mixed battles and scores on {group.prompt.id}"
     assert len(set(battles)) == len(battles), f"judge {name} ruled twice on a battle of {group.prompt.id}"
     assert all(first != second for first, second in battles), f"judge {name} let a response fight itself"
-    assert {place for battle in battles for place in battle} == set(places), f"judge {name} left out a response"
+    fighters = {index for battle in battles for index in battle}
+    assert fighters == set(range(len(group.responses))), f"judge {name} left out a response"
 
 
 def _battle(ruling: Ruling, outputs_of: Sequence[Sequence[Output]], name: str) -> Verdict:
     assert ruling.second is not None
-    first, second = (min(outputs_of[place], key=lambda output: output.id) for place in (ruling.first, ruling.second))
-    value, unscored = _settle(ruling.value, ruling.unscored)
+    first, second = (min(outputs_of[index], key=lambda output: output.id) for index in (ruling.first, ruling.second))
+    value, unscored = _finite(ruling.value, ruling.unscored)
     assert value in (None, 1.0, 0.0, -1.0), "a battle is won, lost or tied"
     return Verdict(
         id=content_id("verdict", name, first.prompt_id, first.id, second.id),
@@ -157,7 +166,7 @@ def _battle(ruling: Ruling, outputs_of: Sequence[Sequence[Output]], name: str) -
 
 
 def _verdict(output: Output, ruling: Ruling, name: str) -> Verdict:
-    value, unscored = _settle(ruling.value, ruling.unscored)
+    value, unscored = _finite(ruling.value, ruling.unscored)
     return Verdict(
         id=content_id("verdict", name, output.prompt_id, output.id),
         prompt_id=output.prompt_id,
@@ -170,11 +179,7 @@ def _verdict(output: Output, ruling: Ruling, name: str) -> Verdict:
     )
 
 
-def _settled(verdict: Verdict | None) -> tuple[float | None, str | None] | None:
-    return None if verdict is None else _settle(verdict.value, verdict.unscored)
-
-
-def _score(output: Output, judged: tuple[float | None, str | None] | None) -> Score:
+def _score(output: Output, judged: Judged | None) -> Score:
     if output.response is None:
         judged = None, f"{FORMAT_ERROR}{output.format_error}"
     assert judged is not None, f"output {output.id} has a response but no verdict"
@@ -182,7 +187,7 @@ def _score(output: Output, judged: tuple[float | None, str | None] | None) -> Sc
     return Score(output_id=output.id, prompt_id=output.prompt_id, value=value, unscored=unscored)
 
 
-def _settle(value: float | None, unscored: str | None) -> tuple[float | None, str | None]:
+def _finite(value: float | None, unscored: str | None) -> Judged:
     """Hold the promise that a value is missing exactly where a reason is given, and that it is a finite number."""
     assert (value is None) == (unscored is not None), "a judgement has either a value or a reason for having none"
     if value is not None and not math.isfinite(value):

@@ -1,4 +1,10 @@
-"""The sampling stage: prompts to outputs (METHOD.md, step 2). Each output is split into thought and response."""
+"""The sampling stage: prompts to outputs (METHOD.md, step 2). Each output is split into thought and response.
+
+A response that `max_new_tokens` cut off breaks the format when outputs are drawn to learn from, unless the recipe allows it: it
+is not judged, never chosen, and may be rejected within the share of format errors (`pairing`). The paper does not say what
+became of such responses. Where models are measured it stays a response and is judged as it is, because that is what a user
+would get.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from dataclasses import replace
 from inward.engines.engine import Completion, Decoding, Engine, Progress, Request, Scaffold
 from inward.errors import UsageError
 from inward.records import Output, Prompt, content_id
-from inward.thought import ThoughtFormat, messages, split
+from inward.thought import ThoughtFormat, messages, split, without_cut_off
 
 
 def seed_for(*parts: str | int) -> int:
@@ -38,19 +44,25 @@ def sample(
     seed: int,
     scaffold_budget: int | None = None,
     tries: int = 1,
+    allow_cut_off: bool = True,
     progress: Progress | None = None,
 ) -> list[Output]:
     """Draw `k` outputs of every prompt, ordered by prompt and index.
 
     An output that breaks the format is drawn again, with a seed of its own, until it does not or has been drawn `tries`
-    times (evaluation only: METHOD.md, last line of "One iteration"). `Output.tries` tells how often it was drawn.
+    times (evaluation only: METHOD.md, last line of "One iteration"). `Output.tries` tells how often it was drawn. Unless
+    `allow_cut_off`, a response that the length limit cut off is the format error `cut_off_response`.
     """
     scaffold = make_scaffold(fmt, scaffold_budget) if scaffold_budget is not None else None
     encoded = {prompt.id: engine.encode(messages(fmt, prompt.text)) for prompt in prompts}
-    wanted = {prompt.id: list(range(k)) for prompt in prompts}
+    to_draw = {prompt.id: list(range(k)) for prompt in prompts}
     outputs: dict[tuple[str, int], Output] = {}
     for attempt in range(1, tries + 1):
-        requests = [Request(id=prompt_id, tokens=encoded[prompt_id], k=len(at)) for prompt_id, at in wanted.items() if at]
+        requests = [
+            Request(id=prompt_id, tokens=encoded[prompt_id], k=len(indices))
+            for prompt_id, indices in to_draw.items()
+            if indices
+        ]
         if not requests:
             break
         drawn = engine.generate(
@@ -60,14 +72,14 @@ def sample(
             scaffold=scaffold,
             progress=progress if attempt == 1 else _only_tokens(progress),
         )
-        broken: dict[str, list[int]] = {prompt_id: [] for prompt_id in wanted}
+        broken: dict[str, list[int]] = {prompt_id: [] for prompt_id in to_draw}
         for completion in drawn:
-            index = wanted[completion.request_id][completion.index]
-            output = replace(_output(fmt, completion, encoded[completion.request_id], index), tries=attempt)
-            outputs[completion.request_id, index] = output
+            index = to_draw[completion.request_id][completion.index]
+            output = _output(fmt, completion, encoded[completion.request_id], index, allow_cut_off)
+            outputs[completion.request_id, index] = replace(output, tries=attempt)
             if output.format_error:
                 broken[completion.request_id].append(index)
-        wanted = broken
+        to_draw = broken
     return [outputs[prompt.id, index] for prompt in prompts for index in range(k)]
 
 
@@ -76,8 +88,13 @@ def _only_tokens(progress: Progress | None) -> Progress | None:
     return progress and (lambda _, tokens: progress(0, tokens))
 
 
-def _output(fmt: ThoughtFormat, completion: Completion, prompt_tokens: tuple[int, ...], index: int) -> Output:
-    parts = split(fmt, completion.text, finished=completion.finish == "stop")
+def _output(
+    fmt: ThoughtFormat, completion: Completion, prompt_tokens: tuple[int, ...], index: int, allow_cut_off: bool
+) -> Output:
+    finished = completion.finish == "stop"
+    parts = split(fmt, completion.text, finished=finished)
+    if not allow_cut_off:
+        parts = without_cut_off(parts, finished=finished)
     return Output(
         id=f"{completion.request_id}.{index}",
         prompt_id=completion.request_id,

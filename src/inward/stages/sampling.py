@@ -28,6 +28,7 @@ def sample(now: ArmIteration, prompts: Sequence[Prompt], model: Path) -> list[Ou
         temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens,
         logps=now.run.recipe.training.reference == "sampler",
+        allow_cut_off=settings.cut_off_responses == "allow",
     )
     return draw_outputs(now, now.folder / "outputs", prompts, model, draws, stage="outputs", purpose="outputs")
 
@@ -92,6 +93,7 @@ def _draw_shard(
         seed=seed,
         scaffold_budget=scaffold.budget if scaffold else None,
         tries=draws.tries,
+        allow_cut_off=draws.allow_cut_off,
         progress=advance,
     )
 

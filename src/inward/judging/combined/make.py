@@ -8,8 +8,10 @@ from functools import partial
 
 from inward.config import CascadeJudge, CombinedJudge, PanelJudge, RoutedJudge
 from inward.errors import MissingExtraError, UsageError
-from inward.judging.combined.group_scores import Part
-from inward.judging.combined.judges import Cascade, Panel, Routed
+from inward.judging.combined.cascade import Cascade
+from inward.judging.combined.panel import Panel
+from inward.judging.combined.part import Part
+from inward.judging.combined.routed import Routed
 from inward.judging.judge import Judge
 from inward.judging.make import check_judge, make_judge
 from inward.records import Prompt

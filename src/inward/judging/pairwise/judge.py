@@ -7,7 +7,6 @@ as in the paper, but it is kept as an error: a response of which no battle was d
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,14 +22,14 @@ from inward.judging.pairwise.comparer import Comparer
 from inward.judging.spending import Spending
 from inward.judging.tournament.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive
 from inward.judging.tournament.run import run_tournament
-from inward.judging.tournament.schemes import Scheme, full, in_pairs
+from inward.judging.tournament.schemes import full, in_pairs
+from inward.judging.tournament.state import Scheme
 from inward.models.identity import content_digest
 from inward.models.names import local_folder
-from inward.records import Prompt, Verdict
+from inward.records import Prompt
 from inward.storage import cache_dir
 
 ALONE = "no other response to compare it with"
-Judged = tuple[float | None, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,60 +96,8 @@ def check(settings: PairwiseJudge, prompts: Iterable[Prompt]) -> None:
         )
 
 
-def strengths_of_prompts(battles: Sequence[Verdict], prior: float | None) -> dict[str, Judged]:
-    """Return every fighter's strength, or why it has none, by output id. Prompts are fitted one by one, all at once.
-
-    `prior` None is the default of `bradley_terry.strengths`.
-    """
-    of_prompt: dict[str, list[Verdict]] = defaultdict(list)
-    for battle in battles:
-        of_prompt[battle.prompt_id].append(battle)
-    judged: dict[str, Judged] = {}
-    by_size: dict[int, list[tuple[list[str], list[Verdict]]]] = defaultdict(list)
-    for prompt in sorted(of_prompt):
-        decided = [battle for battle in of_prompt[prompt] if battle.value is not None]
-        fighters = sorted({id_ for battle in decided for id_ in _fighters(battle)})
-        by_size[len(fighters)].append((fighters, decided))
-        judged |= {id_: (None, _undecided(id_, of_prompt[prompt])) for b in of_prompt[prompt] for id_ in _fighters(b)}
-    for size, prompts in by_size.items():
-        if size:
-            judged |= _fit(prompts, prior)
-    return judged
-
-
-def _fit(prompts: Sequence[tuple[list[str], list[Verdict]]], prior: float | None) -> dict[str, Judged]:
-    import numpy as np
-
-    from inward.judging.tournament.bradley_terry import PRIOR, battle_matrix, strengths
-
-    size = len(prompts[0][0])
-    results_PKK = np.full((len(prompts), size, size), np.nan)
-    for at, (fighters, decided) in enumerate(prompts):
-        place = {id_: index for index, id_ in enumerate(fighters)}
-        for battle in decided:
-            first, second = _fighters(battle)
-            results_PKK[at, place[first], place[second]] = battle.value
-    found_PK = strengths(battle_matrix(results_PKK), PRIOR if prior is None else prior)
-    return {
-        id_: (float(value), None)
-        for (fighters, _), values in zip(prompts, found_PK, strict=True)
-        for id_, value in zip(fighters, values, strict=True)
-    }
-
-
-def _fighters(battle: Verdict) -> tuple[str, str]:
-    assert battle.second is not None, "pointwise verdicts among battles"
-    return battle.first, battle.second
-
-
-def _undecided(id_: str, battles: Sequence[Verdict]) -> str:
-    reasons = Counter(battle.unscored for battle in battles if id_ in _fighters(battle))
-    (reason, times), *_ = reasons.most_common(1)
-    return f"none of its {reasons.total()} battles was decided, {times} for: {reason}"
-
-
 def _nothing_to_compare(group: Group) -> list[Ruling]:
-    return [Ruling(first=place, unscored=ALONE) for place in range(len(group.responses))]
+    return [Ruling(first=index, unscored=ALONE) for index in range(len(group.responses))]
 
 
 def _comparer(settings: PairwiseJudge, today: date) -> Comparer:

@@ -1,1 +1,1 @@
-"""Which battles are asked, and the strengths that they come to."""
+"""Which battles are asked, and the scores that they come to."""

@@ -1,20 +1,31 @@
 """Bradley-Terry strengths of the responses to one prompt, from the battles between them (METHOD.md step 3).
 
-G groups, K responses, always the last axes; any number of leading axes is fitted at once. With r_mn = 1 where m won the
-battle in which it stood first, -1 where n won, 0 for a tie and NaN for an error or a battle never fought, the strengths are
+G groups, K responses, D = K + 1 unknowns: the strengths e and the judge's position bias b, its taste for the response that it
+reads first. With r_mn = 1 where m won the battle in which it stood first, -1 where n won, 0 for a tie and NaN for an error or
+a battle never fought, w_mn = (1 + r_mn) / 2 is the share of the win that went to m, and the model is
 
-    argmax over e of  sum_mn B_mn log sigmoid(e_m - e_n) - prior / 2 sum_m e_m^2,    B_mn = [r_mn = 1] + [r_nm = -1].
+    P(m wins when it stands first) = sigmoid(e_m - e_n + b)
+    log posterior = sum_mn w_mn log sigmoid(e_m - e_n + b) + (1 - w_mn) log sigmoid(e_n - e_m - b)
+                    - prior / 2 sum_m e_m^2 - position_prior / 2 b^2.
 
-Where we deviate from the paper (Wu et al. 2024, arXiv 2410.10630): it has no prior, so that a response which never lost has
-no finite value. Ours is normal with mean 0 and variance 1 / prior. As prior -> 0 the strengths go to the paper's, centred
-to sum to zero; where the paper's are infinite, ours grow without end. A full tournament without ties or errors has the same
-order under every prior. `PRIOR` was chosen on simulated judges (benchmarks/judging.py), where 0.1 stops too early.
+The scores of the responses are the mode of this posterior, and an adaptive tournament plans its battles by mode and covariance,
+which is Laplace's: the inverse Hessian at the mode. The paper (Wu et al. 2024, arXiv 2410.10630) maximises the likelihood
+alone, without b and without ties. Where we deviate, and why:
 
-`posterior` fits, beside the strengths, the judge's taste for what stands first, which sparse battles cannot cancel:
-P(m wins when it stands first) = sigmoid(e_m - e_n + bias). Its covariance is Laplace's: the inverse Hessian at the mode.
+- *A prior on the strengths.* Without one, a response that never lost has no finite strength. As prior -> 0 the strengths go to
+  the paper's, centred to sum to zero; where the paper's are infinite, ours grow without end. A full tournament without ties or
+  errors has the same order under every prior. `PRIOR` was chosen on simulated judges (benchmarks/judging.py), where 0.1 stops
+  too early.
+- *The position bias.* Where only some battles are fought, one response may have stood first more often than another, and with a
+  biased judge that is worth wins. In a full tournament everyone stands first equally often, so that b hardly matters, and
+  verdicts taken in both orders at once are as many for as against it, so that b is 0.
+- *A tie counts as half a win for each of the two, in that order.* In the paper it counts nothing. It tells that two responses
+  are close, and a planner that is not told asks about them again and again.
 
-Both use Newton steps of length log(1 + r) / r, r being the most by which the full step changes any logit. For logistic losses
-that step never overshoots (Bach 2010, arXiv 0910.4627, proposition 1), so there is no line search to get wrong.
+`posterior(np.where(results == 0, np.nan, results), prior, position_prior=None)` is the paper's fit, but for the prior.
+
+The mode is found by Newton steps of length log(1 + r) / r, r being the most by which the full step changes any logit. For
+logistic losses that step never overshoots (Bach 2010, arXiv 0910.4627, proposition 1), so there is no line search to get wrong.
 """
 
 from __future__ import annotations
@@ -22,13 +33,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import expit
 
-Floats = NDArray[np.float64]
+from inward.statistics import Floats
 
 PRIOR = 0.4
 POSITION_PRIOR = 1.0
 TOLERANCE = 1e-10
+"""The last Newton step changes no unknown by more."""
+DECIMALS = 7
+"""Of the mode, in logits: strengths that differ by less do so by rounding, and what the battles do not tell apart is equal."""
 MAX_STEPS = 500
 
 
@@ -40,82 +54,65 @@ class Posterior:
     bias_G: Floats
     covariance_GDD: Floats
 
-    @property
-    def std_GK(self) -> Floats:
-        """Standard deviation of every strength."""
-        return np.sqrt(np.diagonal(self.covariance_GDD, axis1=-2, axis2=-1)[..., :-1])
 
+def posterior(results_GKK: Floats, prior: float = PRIOR, position_prior: float | None = POSITION_PRIOR) -> Posterior:
+    """Return the Laplace posterior of strengths and position bias, in logits, from results r_mn (NaN where there is none).
 
-def battle_matrix(results_KK: Floats) -> Floats:
-    """Return B of METHOD.md, how often row beat column in either position. Ties (0) and NaN count nothing."""
-    return (results_KK > 0).astype(np.float64) + np.swapaxes(results_KK < 0, -1, -2)
-
-
-def strengths(battles_KK: Floats, prior: float = PRIOR) -> Floats:
-    """Return the Bradley-Terry strengths (..., K) of battle matrices (..., K, K), exact to `TOLERANCE`; `prior` > 0."""
-    battles_KK = np.asarray(battles_KK, dtype=np.float64)
-    leading, k = battles_KK.shape[:-2], battles_KK.shape[-1]
-    won_GKK = battles_KK.reshape(-1, k, k)
-    theta_GD, _ = _fit(won_GKK, np.zeros_like(won_GKK), prior, position_prior=None)
-    return theta_GD[:, :k].reshape(*leading, k)
-
-
-def posterior(results_GKK: Floats, prior: float = PRIOR, position_prior: float = POSITION_PRIOR) -> Posterior:
-    """Return the Laplace posterior of strengths and position bias from results r_mn (NaN where there is none)."""
-    k = results_GKK.shape[-1]
-    first_GKK = (results_GKK > 0).astype(np.float64)
-    second_GKK = (results_GKK < 0).astype(np.float64)
-    theta_GD, covariance_GDD = _fit(first_GKK, second_GKK, prior, position_prior)
-    return Posterior(e_GK=theta_GD[:, :k], bias_G=theta_GD[:, k], covariance_GDD=covariance_GDD)
-
-
-def _fit(first_GKK: Floats, second_GKK: Floats, prior: float, position_prior: float | None) -> tuple[Floats, Floats]:
-    """Return the mode (G, K + 1), bias last, and the inverse Hessian there. No position prior: the bias is held at 0."""
+    The mode is exact to `DECIMALS`. Priors are precisions and positive; without a `position_prior` the bias is held at 0.
+    """
     assert prior > 0, "a prior must be positive: without one an unbeaten response has no finite strength"
     assert position_prior is None or position_prior > 0, "a prior must be positive"
+    decided_GKK = np.isfinite(results_GKK)
+    first_GKK = np.where(decided_GKK, 0.5 * (1 + results_GKK), 0.0)
+    second_GKK = np.where(decided_GKK, 0.5 * (1 - results_GKK), 0.0)
+    theta_GD = _mode(first_GKK, second_GKK, prior, position_prior)
+    _, hessian_GDD = _derivatives(theta_GD, first_GKK, second_GKK, prior, position_prior)
+    rounded_GD = np.round(theta_GD, DECIMALS) + 0.0  # of two zeros only the positive one is left
+    return Posterior(
+        e_GK=rounded_GD[:, :-1],
+        bias_G=rounded_GD[:, -1],
+        covariance_GDD=np.asarray(np.linalg.inv(hessian_GDD), dtype=np.float64),
+    )
+
+
+def _mode(first_GKK: Floats, second_GKK: Floats, prior: float, position_prior: float | None) -> Floats:
+    """Return the maximum (G, D) of the posterior, the bias last, from the wins of the first and of the second."""
     groups, k = first_GKK.shape[:2]
     theta_GD = np.zeros((groups, k + 1))
     active = np.arange(groups)
     for _ in range(MAX_STEPS):
-        gradient, hessian = _derivatives(theta_GD[active], first_GKK[active], second_GKK[active], prior, position_prior)
-        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
-        reach = np.ptp(step[:, :k], axis=1) + np.abs(step[:, k])
-        damping = np.log1p(reach) / np.where(reach > 0, reach, 1.0)
-        theta_GD[active] += np.where(reach > 0, damping, 1.0)[:, None] * step
-        active = active[np.abs(step).max(axis=1, initial=0.0) > TOLERANCE]
+        gradient_GD, hessian_GDD = _derivatives(theta_GD[active], first_GKK[active], second_GKK[active], prior, position_prior)
+        step_GD = np.linalg.solve(hessian_GDD, gradient_GD[..., None])[..., 0]
+        reach_G = np.ptp(step_GD[:, :k], axis=1) + np.abs(step_GD[:, k])
+        length_G = np.log1p(reach_G) / np.where(reach_G > 0, reach_G, 1.0)
+        theta_GD[active] += np.where(reach_G > 0, length_G, 1.0)[:, None] * step_GD
+        active = active[np.abs(step_GD).max(axis=1, initial=0.0) > TOLERANCE]
         if not active.size:
             break
     assert not active.size, "a strictly concave likelihood has one maximum, and the damped steps lead there"
-    _, hessian = _derivatives(theta_GD, first_GKK, second_GKK, prior, position_prior)
-    return theta_GD, np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+    return theta_GD
 
 
 def _derivatives(
     theta_GD: Floats, first_GKK: Floats, second_GKK: Floats, prior: float, position_prior: float | None
 ) -> tuple[Floats, Floats]:
-    """Return the gradient of the log posterior and its negative Hessian."""
+    """Return the gradient (G, D) of the log posterior and its negative Hessian (G, D, D)."""
     k = first_GKK.shape[-1]
     e_GK, bias_G = theta_GD[:, :k], theta_GD[:, k]
-    fought_GKK = first_GKK + second_GKK
-    p_GKK = sigmoid(e_GK[:, :, None] - e_GK[:, None, :] + bias_G[:, None, None])
+    p_GKK = expit(e_GK[:, :, None] - e_GK[:, None, :] + bias_G[:, None, None])
     surprise_GKK = first_GKK * (1 - p_GKK) - second_GKK * p_GKK
-    weight_GKK = fought_GKK * p_GKK * (1 - p_GKK)
-    gradient = np.empty_like(theta_GD)
-    gradient[:, :k] = surprise_GKK.sum(axis=2) - surprise_GKK.sum(axis=1) - prior * e_GK
-    hessian = np.zeros((len(theta_GD), k + 1, k + 1))
+    weight_GKK = (first_GKK + second_GKK) * p_GKK * (1 - p_GKK)
+    gradient_GD = np.empty_like(theta_GD)
+    gradient_GD[:, :k] = surprise_GKK.sum(axis=2) - surprise_GKK.sum(axis=1) - prior * e_GK
+    hessian_GDD = np.zeros((len(theta_GD), k + 1, k + 1))
     both_GKK = weight_GKK + weight_GKK.swapaxes(1, 2)
-    at = np.arange(k)
-    hessian[:, :k, :k] = -both_GKK
-    hessian[:, at, at] += both_GKK.sum(axis=2) + prior
+    diagonal = np.arange(k)
+    hessian_GDD[:, :k, :k] = -both_GKK
+    hessian_GDD[:, diagonal, diagonal] += both_GKK.sum(axis=2) + prior
     if position_prior is None:
-        gradient[:, k], hessian[:, k, k] = 0.0, 1.0
+        gradient_GD[:, k], hessian_GDD[:, k, k] = 0.0, 1.0
     else:
-        gradient[:, k] = surprise_GKK.sum(axis=(1, 2)) - position_prior * bias_G
-        hessian[:, k, k] = weight_GKK.sum(axis=(1, 2)) + position_prior
-        hessian[:, :k, k] = hessian[:, k, :k] = weight_GKK.sum(axis=2) - weight_GKK.sum(axis=1)
-    return gradient, hessian
-
-
-def sigmoid(x: Floats) -> Floats:
-    """Return 1 / (1 + exp(-x)), without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), dtype=np.float64)
+        gradient_GD[:, k] = surprise_GKK.sum(axis=(1, 2)) - position_prior * bias_G
+        hessian_GDD[:, k, k] = weight_GKK.sum(axis=(1, 2)) + position_prior
+        hessian_GDD[:, :k, k] = hessian_GDD[:, k, :k] = weight_GKK.sum(axis=2) - weight_GKK.sum(axis=1)
+    return gradient_GD, hessian_GDD

@@ -16,8 +16,8 @@ import numpy as np
 from inward.judging.judge import Group, Ruling
 from inward.judging.pairwise.comparer import Battle, Comparer, Outcome
 from inward.judging.tournament.adaptive import adaptive
-from inward.judging.tournament.bradley_terry import Floats
-from inward.judging.tournament.schemes import Battles, Scheme, TournamentState, initial_state, play
+from inward.judging.tournament.state import Battles, Scheme, TournamentState, initial_state, play
+from inward.statistics import Floats
 
 
 def run_tournament(groups: Sequence[Group], comparer: Comparer, scheme: Scheme | None = None) -> list[list[Ruling]]:
@@ -28,7 +28,7 @@ def run_tournament(groups: Sequence[Group], comparer: Comparer, scheme: Scheme |
     has no battles.
     """
     texts = [sorted(set(group.responses)) for group in groups]
-    place = [[group.responses.index(text) for text in own] for group, own in zip(groups, texts, strict=True)]
+    positions = [[group.responses.index(text) for text in own] for group, own in zip(groups, texts, strict=True)]
     rulings: list[list[Ruling]] = [[] for _ in groups]
     rounds = 0
 
@@ -39,27 +39,28 @@ def run_tournament(groups: Sequence[Group], comparer: Comparer, scheme: Scheme |
         outcomes = comparer.compare(asked)
         assert len(outcomes) == len(asked), f"{comparer.name} answered {len(outcomes)} of {len(asked)} battles"
         for (g, m, n), outcome in zip(triples, outcomes, strict=True):
-            rulings[g].append(_ruling(place[g][m], place[g][n], outcome, rounds))
+            rulings[g].append(_ruling(positions[g][m], positions[g][n], outcome, rounds))
         rounds += 1
         return np.array([math.nan if outcome.value is None else outcome.value for outcome in outcomes])
 
     if groups:
-        play(_start(groups, texts), scheme or adaptive(), decide)
+        play(_initial_state(groups, texts), scheme or adaptive(), decide)
     return rulings
 
 
-def _start(groups: Sequence[Group], texts: Sequence[Sequence[str]]) -> TournamentState:
+def _initial_state(groups: Sequence[Group], texts: Sequence[Sequence[str]]) -> TournamentState:
     shape = len(groups), max(1, max(len(own) for own in texts))
     copies_GK, lengths_GK = np.zeros(shape, dtype=np.intp), np.zeros(shape)
-    for at, (group, own) in enumerate(zip(groups, texts, strict=True)):
-        copies_GK[at, : len(own)] = [group.responses.count(text) for text in own]
-        lengths_GK[at, : len(own)] = [group.measured[group.responses.index(text)] for text in own]
+    for row, (group, own) in enumerate(zip(groups, texts, strict=True)):
+        counted = list(zip(group.responses, group.counted, strict=True))
+        copies_GK[row, : len(own)] = [sum(count for response, count in counted if response == text) for text in own]
+        lengths_GK[row, : len(own)] = [group.measured[group.responses.index(text)] for text in own]
     return initial_state(copies_GK, lengths_GK)
 
 
-def _ruling(first: int, second: int, outcome: Outcome, turn: int) -> Ruling:
+def _ruling(first: int, second: int, outcome: Outcome, round_: int) -> Ruling:
     value = outcome.value
     assert (value is None) == (outcome.error is not None), "an outcome has either a value or an error"
     assert value is None or math.isfinite(value), "who won a battle is a finite number"
-    detail = json.dumps({"raw": outcome.raw, "round": turn} | ({} if outcome.p is None else {"p": round(outcome.p, 6)}))
-    return Ruling(first=first, second=second, value=value, unscored=outcome.error, detail=detail)
+    detail = {"raw": outcome.raw, "round": round_} | ({} if outcome.p is None else {"p": round(outcome.p, 6)})
+    return Ruling(first=first, second=second, value=value, unscored=outcome.error, detail=json.dumps(detail))
