@@ -61,6 +61,7 @@ scaffold = {{ budget = 6 }}
 [sampling]
 k = 4
 max_new_tokens = 24
+cut_off_responses = "allow"
 [judge]
 kind = "verifiable"
 [training]
