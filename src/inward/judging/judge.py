@@ -19,11 +19,13 @@ class Group:
     """The responses to one prompt, in any order.
 
     `lengths` holds the length of each response in the unit that length control will use; None stands for characters.
+    `copies` says how many outputs of the prompt have each response, for length control counts them all; None stands for one.
     """
 
     prompt: Prompt
     responses: tuple[str, ...]
     lengths: tuple[float, ...] | None = None
+    copies: tuple[int, ...] | None = None
 
     @property
     def measured(self) -> tuple[float, ...]:
@@ -32,6 +34,7 @@ class Group:
 
     @property
     def counted(self) -> tuple[int, ...]:
+        """The copies, one of each response where no others were given."""
         return (1,) * len(self.responses) if self.copies is None else self.copies
 
 

@@ -1,7 +1,7 @@
 """The pairwise judge: responses fight in a tournament, and the battles become scores.
 
 `Pairwise` is a judge like any other; that its rulings name two responses is all a stage has to know. A response's score is its
-Bradley-Terry strength among the responses to its prompt (METHOD.md step 3). A battle without a verdict counts for nobody,
+Bradley-Terry strength among the responses to its prompt (`tournament.scores`). A battle without a verdict counts for nobody,
 as in the paper, but it is kept as an error: a response of which no battle was decided has no score, never a middling one.
 """
 
