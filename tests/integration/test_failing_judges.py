@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,14 @@ JUDGES = {
 real = judging.make_judge
 
 
-def failing(settings: JudgeSettings, *, rho: float = 0.0) -> Judge:
+def failing(settings: JudgeSettings, *, rho: float = 0.0, today: date | None = None) -> Judge:
     """Make the judge of a recipe with parts that fail: judges made of judges are the real ones."""
     if settings.kind == "verifiable":
         return Scripted(score=lambda *texts: int(content_id(*texts), 16) / 2**64, failure_rate=RATE)
     if settings.kind == "pairwise":
         comparer = LLMComparer(chat=ScriptedChat(failure_rate=0.6))  # a response has several battles: most must fail
         return Pairwise(comparer=comparer, scheme=adaptive(rho=rho), scheme_name="adaptive")
-    return real(settings, rho=rho)
+    return real(settings, rho=rho, today=today)
 
 
 @pytest.mark.parametrize("name", JUDGES)

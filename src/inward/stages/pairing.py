@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inward.errors import TrainingError
 from inward.records import Output, Pair, Score
@@ -27,9 +28,17 @@ def pair(now: ArmIteration, outputs: Sequence[Output], scores: Sequence[Score], 
 
     pairs = now.complete_at_once("pairs", Pair, scores, work, identify=lambda score: score.output_id)
     if not pairs:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(read_json(account)["skipped"].items()))
-        raise TrainingError(
-            f"{now.name}: no prompt gave a pair ({reasons}). Use prompts on which the model's outputs differ, "
-            "a larger sampling.k, or a judge with finer scores; then start a new run"
-        )
+        raise TrainingError(f"{now.name}: no prompt gave a pair ({_reasons(read_json(account))}; then start a new run")
     return pairs
+
+
+def _reasons(account: dict[str, Any]) -> str:
+    """Return why prompts gave no pair, what broke the format of outputs, and what to do about it."""
+    skipped, malformed = (
+        "; ".join(f"{why}: {n}" for why, n in sorted(account[key].items())) for key in ("skipped", "malformed")
+    )
+    broken = f"; outputs that break the format: {malformed}" if malformed else ""
+    advice = "use prompts on which the model's outputs differ, a larger sampling.k, or a judge with finer scores"
+    if "cut_off_response" in account["malformed"]:
+        advice += "; or raise sampling.max_new_tokens, so that fewer responses are cut off"
+    return f"{skipped}{broken}): {advice}"
