@@ -65,7 +65,7 @@ def main() -> None:
 def measure(model: Path, prompts: int, settings: TrainingSettings) -> dict[str, Any]:
     pairs = draw_pairs(model, prompts)
     training, held_out = pairs[::2], pairs[1::2]
-    dtype = working_dtype(model, "auto")
+    dtype = working_dtype("auto")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = reference_logps(load_reference(model, settings, dtype="auto"), training, settings)

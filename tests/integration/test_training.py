@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from inward.config import LoraSettings, TrainingSettings
+from inward.config import Dtype, LoraSettings, TrainingSettings
 from inward.errors import RunChangedError, TrainingError, UsageError
 from inward.training.batches import collate
 from inward.training.examples import Example
@@ -63,7 +63,7 @@ def trained(
     settings: TrainingSettings = SETTINGS,
     examples: list[Example] = EXAMPLES,
     *,
-    dtype: str = "auto",
+    dtype: Dtype = "float32",
     seed: int = 0,
 ) -> tuple[list[Path], list[StepMetrics]]:
     reference = stored_reference(model, examples, settings, dtype=dtype)
@@ -80,7 +80,7 @@ def logps(path: Path, dtype: torch.dtype = torch.float32) -> list[float]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["full", "lora"])
 def test_first_loss_is_log_2_and_the_margin_rises(
-    seed_model: Path, tmp_path: Path, settings: TrainingSettings, dtype: str
+    seed_model: Path, tmp_path: Path, settings: TrainingSettings, dtype: Dtype
 ) -> None:
     settings = settings.model_copy(update={"epochs": 8, "schedule": "constant", "learning_rate": 1e-2})
     _, steps = trained(seed_model, tmp_path, settings, dtype=dtype)
@@ -112,7 +112,7 @@ def test_batch_8_is_8_times_1_accumulated(seed_model: Path, tmp_path: Path) -> N
 def test_checkpoints_are_whole_models_in_the_dtype_they_came_in(bf16_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    epochs, _ = trained(bf16_model, tmp_path)
+    epochs, _ = trained(bf16_model, tmp_path, dtype="bfloat16")
     assert epochs == [tmp_path / "epoch_01", tmp_path / "epoch_02"]
     for epoch in epochs:
         assert {path.name for path in epoch.iterdir()} == {path.name for path in bf16_model.iterdir()}
@@ -127,10 +127,39 @@ def test_checkpoints_are_whole_models_in_the_dtype_they_came_in(bf16_model: Path
     assert before != first != second
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(("native", "working"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_trains_in_what_sampling_takes_and_stores_what_it_was_given(
+    seed_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    native: bool,
+    working: torch.dtype,
+    stored: torch.dtype,
+) -> None:
+    """The masters hold every bit of the stored weights, whatever they are rounded to for a forward pass."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    model = AutoModelForCausalLM.from_pretrained(seed_model, dtype=stored)
+    model.save_pretrained(tmp_path / "model")
+    trainee = make_trainee(tmp_path / "model", SETTINGS, seed=0, dtype="auto")
+    originals = dict(model.named_parameters())
+    for name, weight, master in zip(trainee.weights.names, trainee.weights.working, trainee.weights.master, strict=True):
+        assert weight.dtype == trainee.dtype == working
+        assert torch.equal(master, originals[name].float())
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    epochs, steps = trained(tmp_path / "model", tmp_path / "out", settings, dtype="auto")
+    assert steps[0].loss == pytest.approx(math.log(2), abs=1e-7)
+    assert stored_dtype(epochs[0]) is stored
+
+
 def test_small_updates_are_not_lost_in_bf16(bf16_model: Path, tmp_path: Path) -> None:
     """Twenty steps at 3e-5 move a weight of 0.1 by about its last bf16 digit (4e-4); each by itself would be rounded off."""
     settings = SETTINGS.model_copy(update={"epochs": 10, "learning_rate": 3e-5, "schedule": "constant"})
-    epochs, _ = trained(bf16_model, tmp_path, settings)
+    epochs, _ = trained(bf16_model, tmp_path, settings, dtype="bfloat16")
     before, after = load_model(bf16_model, torch.float32), load_model(epochs[-1], torch.float32)
     old, new = before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight
     assert ((old.abs() > 0.05) & (old != new)).float().mean() > 0.02
@@ -221,10 +250,10 @@ def test_a_gradient_that_is_not_finite_stops_too(seed_model: Path, tmp_path: Pat
         sums_R.register_hook(lambda gradient: gradient * math.inf)
         return sums_R
 
-    reference = stored_reference(seed_model, EXAMPLES, SETTINGS, dtype="auto")
+    reference = stored_reference(seed_model, EXAMPLES, SETTINGS, dtype="float32")
     monkeypatch.setattr("inward.training.train.sequence_logps", poisoned)
     with pytest.raises(TrainingError, match="the gradient of step 1 is not finite"):
-        train(seed_model, EXAMPLES, reference, SETTINGS, tmp_path, seed=0, dtype="auto")
+        train(seed_model, EXAMPLES, reference, SETTINGS, tmp_path, seed=0, dtype="float32")
     assert json.loads((tmp_path / "bad_batch.json").read_text())["reason"] == "the gradient"
 
 
@@ -238,6 +267,7 @@ def test_what_a_user_can_get_wrong(seed_model: Path, tmp_path: Path) -> None:
         trained(seed_model, tmp_path / "out", wrong)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_dropout_on_an_adapted_head_is_refused(tmp_path: Path) -> None:
     """Its log-probabilities are computed again in the backward pass, by other masks."""
     model = tiny_model(tmp_path / "model")

@@ -5,13 +5,24 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from inward.hardware import device, give_back_memory, kept_memory, named_dtype, resolve_dtype
+from inward.hardware import (
+    device,
+    exact_float32,
+    give_back_memory,
+    kept_memory,
+    measured_peak,
+    named_dtype,
+    resolve_dtype,
+    set_up,
+    to_device,
+)
 
 PROCESSOR = torch.device("cpu")
 
@@ -42,6 +53,40 @@ def test_auto_on_cuda_does_not_take_emulated_bf16(monkeypatch: pytest.MonkeyPatc
 def test_names_are_taken_with_and_without_the_prefix() -> None:
     assert named_dtype("torch.bfloat16") is named_dtype("bfloat16") is torch.bfloat16
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    yield
+    torch.set_float32_matmul_precision(before)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(("accelerator", "expected"), [(True, "high"), (False, "highest")])
+def test_float32_is_multiplied_by_tf32_on_gpus_but_for_what_asks_for_every_bit(
+    monkeypatch: pytest.MonkeyPatch, accelerator: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator)
+    set_up(threads=1)
+    assert torch.get_num_threads() == 1
+    assert torch.get_float32_matmul_precision() == expected
+    with suppress(ValueError), exact_float32():
+        assert torch.get_float32_matmul_precision() == "highest"
+        raise ValueError
+    assert torch.get_float32_matmul_precision() == expected
+
+
+def test_a_tensor_on_the_processor_is_not_copied_to_it() -> None:
+    tensor = torch.ones(3)
+    assert to_device(tensor, PROCESSOR) is tensor
+
+
+def test_the_peak_is_a_rate_and_measured_once() -> None:
+    peak = measured_peak(torch.float32, PROCESSOR, size=64)
+    assert 1e6 < peak < 1e16
+    assert measured_peak(torch.float32, PROCESSOR, size=64) == peak
 
 
 def resident() -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inward.engines.transformers.logps import logsumexp
 from inward.errors import UsageError
+from inward.hardware import exact_float32
 from inward.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class _LinearHead(torch.autograd.Function):
         logps_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         for chunk in _chunks(targets_N, len(weight_VD)):
             targets = targets_N[chunk]
-            logits_NV = _scaled(F.linear(hidden_ND[chunk], weight_VD, bias_V), factor)
+            logits_NV = _linear_logits(hidden_ND[chunk], weight_VD, bias_V, factor)
             found_N = logits_NV.gather(1, targets[:, None])[:, 0].float()
             logps_N[chunk] = found_N - logsumexp(logits_NV, normalise=slope_ND is not None)
             if slope_ND is not None:
@@ -109,7 +110,7 @@ class _LinearHead(torch.autograd.Function):
         total_V = torch.zeros(len(weight_VD), **sums) if bias_V is not None else None
         for chunk in _chunks(targets_N, len(weight_VD)):
             hidden, targets, scale_N1 = hidden_ND[chunk], targets_N[chunk], ctx.factor * grad_N[chunk, None].to(sums["dtype"])
-            weights_NV = _scaled(F.linear(hidden, weight_VD, bias_V), ctx.factor)
+            weights_NV = _linear_logits(hidden, weight_VD, bias_V, ctx.factor)
             logsumexp(weights_NV, normalise=True)
             grad_hidden_ND[chunk] = (scale_N1 * _slope(weights_NV, targets, weight_VD)).to(hidden.dtype)
             scaled_ND = scale_N1 * hidden
@@ -172,6 +173,12 @@ def _slope(weights_NV: Tensor, targets_N: Tensor, weight_VD: Tensor) -> Tensor:
     return weight_VD[targets_N].to(_sums(weight_VD)) - weights_NV @ weight_VD
 
 
+def _linear_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, factor: float) -> Tensor:
+    """Return logits [N, V]. In float32 they keep all their bits: their rounding adds up over the tokens of a sequence."""
+    with exact_float32():
+        return _scaled(F.linear(hidden_ND, weight_VD, bias_V), factor)
+
+
 def _scaled(logits: Tensor, factor: float) -> Tensor:
     return logits if factor == 1.0 else logits * factor
 
@@ -193,7 +200,8 @@ def _chunk_logps(model: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor) -
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Apply the head and what an architecture does after it; Gemma caps."""
-    logits = _scaled(model.get_output_embeddings()(hidden), _factor(model))
+    with exact_float32():
+        logits = _scaled(model.get_output_embeddings()(hidden), _factor(model))
     if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
     return logits

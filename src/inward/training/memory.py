@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inward.config import TrainingSettings
+from inward.config import Dtype, TrainingSettings
 from inward.errors import TrainingError, UsageError
 from inward.hardware import device, total_memory
 from inward.training.batches import held_tokens, micro_batches
@@ -96,7 +96,7 @@ def check_memory(
     model_path: Path,
     settings: TrainingSettings,
     *,
-    dtype: str,
+    dtype: Dtype,
     tokens: int,
     processes: int = 1,
     sharded: bool = False,
@@ -115,7 +115,7 @@ def check_memory(
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
     if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
         return None
-    needs = training_needs(config, parameters, settings, working_dtype(model_path, dtype), tokens, processes if sharded else 1)
+    needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, processes if sharded else 1)
     there = total_memory(device()) // (processes if device().type == "cpu" else 1)
     if needs.total <= there:
         return needs

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inward.config import Batching, TrainingSettings
+from inward.config import Batching, Dtype, TrainingSettings
 from inward.errors import TrainingError
 from inward.training.attention import settle
 from inward.training.batches import collate, micro_batches
@@ -39,15 +39,14 @@ class Reference:
     model: PreTrainedModel
     batching: Batching
     path: Path
-    dtype: str
 
 
-def load_reference(path: Path, settings: TrainingSettings, *, dtype: str, trust_remote_code: bool = False) -> Reference:
+def load_reference(path: Path, settings: TrainingSettings, *, dtype: Dtype, trust_remote_code: bool = False) -> Reference:
     """Load the reference as the policy is loaded: over a quantised base, it is that base with no adapter."""
-    working = working_dtype(path, dtype)
+    working = working_dtype(dtype)
     model = load_model(path, working, quantise=settings.quantise, trust_remote_code=trust_remote_code)
     check_head(model)
-    return Reference(model=model, batching=settle(model, settings.batching), path=path, dtype=dtype)
+    return Reference(model=model, batching=settle(model, settings.batching), path=path)
 
 
 @torch.no_grad()
@@ -62,7 +61,7 @@ def reference_logps(reference: Reference, examples: Sequence[Example], settings:
         chosen, rejected = sequence_logps(reference.model, batch).view(2, -1).tolist()
         for example, good, bad in zip(micro, chosen, rejected, strict=True):
             found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
-    remedy = f"its weights may be damaged, or overflow in {reference.dtype}; try model.dtype = 'float32'"
+    remedy = f"its weights may be damaged, or overflow in {reference.model.dtype}; try model.dtype = 'float32'"
     require_finite(found.values(), f"the reference {reference.path} gives", remedy)
     return [found[example.pair_id] for example in examples]
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inward.config import TrainingSettings
+from inward.config import Dtype, TrainingSettings
 from inward.errors import TrainingError
-from inward.hardware import kept_memory, measured_peak
+from inward.hardware import device, kept_memory, measured_peak
 from inward.storage import remove
 from inward.training.batches import MicroBatches, collate, micro_batches, most_tokens, steps_from, steps_per_epoch
 from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
@@ -43,6 +43,7 @@ from inward.training.sharding import allowed_tokens, idle_passes, shortest, star
 from inward.training.team import ALONE, Team, peers
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
+from inward.training.weights import working_dtype
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
     out: Path,
     *,
     seed: int,
-    dtype: str,
+    dtype: Dtype,
     trust_remote_code: bool = False,
     name: str = "inward",
     on_step: Callable[[StepMetrics], None] | None = None,
@@ -100,7 +101,7 @@ def train(
     return stored_epochs(out)
 
 
-def _begin(job: Job, dtype: str) -> tuple[int, bool, int]:
+def _begin(job: Job, dtype: Dtype) -> tuple[int, bool, int]:
     """Make `out` ready to go on in; return the steps done so far, whether there are no more to do, and tokens at a time."""
     claim(job, dtype)
     state = job.out / "state"
@@ -111,8 +112,8 @@ def _begin(job: Job, dtype: str) -> tuple[int, bool, int]:
     return done, finished, allowed_tokens(state, job.budget.tokens)
 
 
-def _load(job: Job, *, dtype: str, trust_remote_code: bool, sharded: bool) -> Trainee:
-    """Load what is trained, if the machine has the memory."""
+def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> Trainee:
+    """Load what is trained, if the machine has the memory. What the hardware can do is measured while that is free."""
     check_memory(
         job.model_path,
         job.settings,
@@ -122,6 +123,7 @@ def _load(job: Job, *, dtype: str, trust_remote_code: bool, sharded: bool) -> Tr
         sharded=sharded,
         trust_remote_code=trust_remote_code,
     )
+    measured_peak(working_dtype(dtype), device())
     return make_trainee(
         job.model_path,
         job.settings,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inward.config import Batching, LoraSettings, TrainingSettings
+from inward.config import Batching, Dtype, LoraSettings, TrainingSettings
 from inward.errors import UsageError
 from inward.storage import read_json, whole_folder, write_json
 from inward.training.attention import settle
@@ -54,13 +54,13 @@ def make_trainee(
     settings: TrainingSettings,
     *,
     seed: int,
-    dtype: str,
+    dtype: Dtype,
     trust_remote_code: bool = False,
     team: Team = ALONE,
     sharded: bool = False,
 ) -> Trainee:
     """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
-    working = working_dtype(model_path, dtype)
+    working = working_dtype(dtype)
     as_stored = working in (torch.float32, stored_dtype(model_path))
     # One that is to be cut is loaded on the processor, exact enough for masters, so that no accelerator ever holds it whole.
     model = load_model(

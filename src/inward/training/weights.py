@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from inward.config import Quantisation
+from inward.config import Dtype, Quantisation
 from inward.errors import MissingExtraError, UsageError
-from inward.hardware import device, named_dtype
+from inward.hardware import device, exact_float32, named_dtype, resolve_dtype
 from inward.storage import read_json, whole_folder
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def stored_dtype(model_path: Path) -> torch.dtype:
     """Return the dtype of a model folder's weights: what its config says, else the first floating tensor's."""
     from safetensors import safe_open
 
-    try:
-        settings = read_json(model_path / "config.json")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{model_path} is not a model folder: it holds no config.json") from None
+    settings = _config_of(model_path)
     named = settings.get("dtype") or settings.get("torch_dtype")
     if named:
         return named_dtype(named)
@@ -40,13 +37,13 @@ def stored_dtype(model_path: Path) -> torch.dtype:
     return torch.float32
 
 
-def working_dtype(model_path: Path, dtype: str) -> torch.dtype:
-    """Return the dtype that forward and backward run in: `dtype`, or the stored one where that is "auto".
+def working_dtype(dtype: Dtype) -> torch.dtype:
+    """Return the dtype that forward and backward run in; "auto" is what sampling takes it for on this hardware.
 
+    The dtype that a model is stored in does not matter: masters are float32, and checkpoints are written as the model came.
     float16 is trained in float32: its gradients would vanish without loss scaling, bfloat16's do not.
     """
-    named = stored_dtype(model_path) if dtype == "auto" else named_dtype(dtype)
-    return torch.bfloat16 if named is torch.bfloat16 else torch.float32
+    return torch.bfloat16 if resolve_dtype(dtype, device()) is torch.bfloat16 else torch.float32
 
 
 def load_model(
@@ -66,6 +63,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    _config_of(model_path)
     how = {} if quantise is None else _four_bits(quantise, dtype)
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
@@ -111,7 +109,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bo
     from peft import PeftModel
 
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    with exact_float32():
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     with whole_folder(out) as folder:
         write_model(merged, dict(merged.named_parameters()), base, folder)
     return out
@@ -129,6 +128,14 @@ def promote(checkpoint: Path, base: Path, out: Path, *, trust_remote_code: bool 
     with whole_folder(out) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     return out
+
+
+def _config_of(model_path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = read_json(model_path / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{model_path} is not a model folder: it holds no config.json") from None
+    return config
 
 
 def _four_bits(quantise: Quantisation, dtype: torch.dtype) -> dict[str, Any]:
