@@ -13,7 +13,9 @@ import torch
 from pydantic import ValidationError
 
 from inward.config import TrainingSettings
-from inward.training.objective import Sums, losses, pair_sums
+from inward.config.objectives import OBJECTIVES, Objective
+from inward.training.loss import PairLoss, Sums
+from inward.training.objective import losses, objective_function, pair_sums
 from tests.pairs import made_examples
 
 PAIRS = 40
@@ -229,3 +231,28 @@ def test_beta_fits_the_objective_unless_given() -> None:
     objectives: tuple[Any, ...] = ("dpo", "irpo", "ipo", "hinge", "dpo_norm", "simpo")
     assert [TrainingSettings(objective=name).beta for name in objectives] == [0.1, 0.1, 0.1, 0.1, 5.0, 2.0]
     assert TrainingSettings(objective="simpo", beta=0.5).beta == 0.5
+
+
+def cpo(sums: Sums, settings: TrainingSettings) -> PairLoss:
+    """CPO's preference loss (arXiv 2401.08417, equation 3): DPO's with a uniform reference."""
+    chosen_B, rejected_B = settings.beta * sums.policy_chosen_B, settings.beta * sums.policy_rejected_B
+    loss_B = -torch.nn.functional.logsigmoid(chosen_B - rejected_B)
+    return PairLoss(chosen_reward_B=chosen_B, rejected_reward_B=rejected_B, pair_loss_B=loss_B, loss_B=loss_B)
+
+
+def test_a_function_and_a_line_in_the_table_make_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Objective(function=f"{__name__}:cpo", beta=0.3, needs_reference=False, takes=("gamma",))
+    with pytest.raises(ValidationError, match="'cpo' is not an objective"):
+        TrainingSettings(objective="cpo")
+    monkeypatch.setitem(OBJECTIVES, "cpo", line)
+    settings = TrainingSettings(objective="cpo", gamma=0.1)
+    assert (settings.beta, settings.needs_reference) == (0.3, False)
+    loss_B, columns = losses(settings, drawn())
+    assert torch.equal(loss_B, cpo(drawn(), settings).loss_B)
+    assert not columns["log_ratio"].any()
+    with pytest.raises(ValidationError, match=r"training\.nll_weight is set but training\.objective = 'cpo'"):
+        TrainingSettings(objective="cpo", nll_weight=1.0)
+
+
+def test_every_line_of_the_table_names_a_function() -> None:
+    assert all(callable(objective_function(name)) for name in OBJECTIVES)

@@ -89,7 +89,8 @@ def _row(model: type[BaseModel], name: str) -> str:
         "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True, validated_data={}))}`"
     )
     mark = MARK if is_harmless(model, name) else ""
-    return f"| `{name}`{mark} | {_type(field.annotation)}{_bounds(field)} | {default} |"
+    choices = ", ".join(f"`{json.dumps(choice)}`" for choice in field.examples or ())  # of a table that can grow
+    return f"| `{name}`{mark} | {choices or _type(field.annotation)}{_bounds(field)} | {default} |"
 
 
 def _toml(value: Any) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from inward.config.base import Batching, Harmless, Quantisation, Settings
+from inward.config.objectives import OBJECTIVES, OPTIONAL, check_objective, check_taken
 
-Objective = Literal["dpo", "irpo", "ipo", "hinge", "dpo_norm", "simpo"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
-BETA = {"simpo": 2.0, "dpo_norm": 5.0}  # these two compare means over tokens, which are far smaller than sums
-LOGISTIC = ("dpo", "irpo", "dpo_norm", "simpo")  # the objectives that are -log sigmoid of a margin
+
+def _default_beta(earlier: dict[str, Any]) -> float:
+    objective = earlier.get("objective")  # absent where it was refused
+    return OBJECTIVES[objective or "dpo"].beta
 
 
 class LoraSettings(Settings):
@@ -61,9 +63,9 @@ class TrainingSettings(Settings):
     `tracker_project`.
     """
 
-    objective: Objective = "dpo"
+    objective: Annotated[str, AfterValidator(check_objective)] = Field(default="dpo", examples=list(OBJECTIVES))
     reference: Literal["previous", "seed", "sampler"] = "previous"
-    beta: float = Field(default_factory=lambda earlier: BETA.get(earlier.get("objective"), 0.1), gt=0.0)
+    beta: float = Field(default_factory=_default_beta, gt=0.0)
     nll_weight: float | None = Field(default=None, ge=0.0)
     gamma: float | None = Field(default=None, ge=0.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
@@ -91,7 +93,7 @@ class TrainingSettings(Settings):
 
     @property
     def needs_reference(self) -> bool:
-        return self.objective != "simpo"
+        return OBJECTIVES[self.objective].needs_reference
 
     @property
     def quantise(self) -> Quantisation | None:
@@ -100,18 +102,12 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _objective_consistent(self) -> Self:
-        named = f"training.objective = '{self.objective}'"
-        if self.nll_weight is not None and self.objective != "irpo":
-            raise ValueError(f"training.nll_weight is set but {named} has no NLL term: use 'irpo'")
-        if self.gamma is not None and self.objective != "simpo":
-            raise ValueError(f"training.gamma is set but {named} has no target margin: use 'simpo'")
-        if self.label_smoothing and self.objective not in LOGISTIC:
-            raise ValueError(f"training.label_smoothing is set but {named} has no labels to smooth: use one of {LOGISTIC}")
-        if self.gap_offset and self.objective == "ipo":
-            raise ValueError(f"training.gap_offset is set but {named} has its target margin in training.beta: use another")
+        fields = type(self).model_fields
+        check_taken(self.objective, [name for name in OPTIONAL if getattr(self, name) != fields[name].default])
         if self.reference != "previous" and not self.needs_reference:
             raise ValueError(
-                f"training.reference = {self.reference!r} is set but {named} has no reference: leave training.reference out"
+                f"training.reference = {self.reference!r} is set but training.objective = '{self.objective}' has no reference: "
+                "leave training.reference out"
             )
         return self
 
