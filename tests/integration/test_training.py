@@ -109,6 +109,58 @@ def test_batch_8_is_8_times_1_accumulated(seed_model: Path, tmp_path: Path) -> N
             assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["full", "lora"])
+def test_gradients_go_to_the_masters_and_the_working_ones_are_freed_at_once(
+    seed_model: Path, monkeypatch: pytest.MonkeyPatch, settings: TrainingSettings
+) -> None:
+    """Bit for bit what collecting them after the backward pass gives, also of tied weights and over two passes."""
+
+    def backward(trainee: Any) -> None:
+        sequence_logps(trainee.model, collate(EXAMPLES, torch.device("cpu"), trainee.batching)).sum().backward()
+
+    plain = make_trainee(seed_model, settings, seed=0, dtype="bfloat16")
+    for working in plain.weights.working:
+        working._post_accumulate_grad_hooks.clear()  # type: ignore[attr-defined]
+    backward(plain)
+    trainee = make_trainee(seed_model, settings, seed=0, dtype="bfloat16")
+    for passes in (1, 2):
+        backward(trainee)
+        for working, master, expected in zip(
+            trainee.weights.working, trainee.weights.master, plain.weights.working, strict=True
+        ):
+            assert working.grad is None
+            assert master.grad is not None
+            assert expected.grad is not None
+            assert torch.equal(master.grad, passes * expected.grad.float())
+
+
+def test_a_step_reads_from_the_device_no_more_often_for_more_micro_batches(
+    seed_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+
+    def counted(read: Any) -> Any:
+        def call(tensor: torch.Tensor, *arguments: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(tensor, *arguments)
+
+        return call
+
+    counts = []
+    settings = SETTINGS.model_copy(update={"batch_pairs": 8, "epochs": 1})
+    for tokens in (4096, 1):
+        one_step = settings.model_copy(update={"batch_tokens": tokens})
+        reference = stored_reference(seed_model, EXAMPLES, one_step, dtype="float32")
+        reads = 0
+        with monkeypatch.context() as patch:
+            for name in ("tolist", "item", "__float__", "__bool__", "__int__"):
+                patch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+            train(seed_model, EXAMPLES, reference, one_step, tmp_path / str(tokens), seed=0, dtype="float32")
+        counts.append(reads)
+    assert counts[0] == counts[1] > 0
+
+
 def test_checkpoints_are_whole_models_in_the_dtype_they_came_in(bf16_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -106,9 +106,9 @@ def test_each_process_holds_its_part_and_the_gradient_is_the_sum(
 
     sequence_logps(trainee.model, collate(examples, torch.device("cpu"), trainee.batching)).sum().backward()
     assert second["whole"] == {}, "files are the main process's"
-    for name, parameter in zip(trainee.weights.names, trainee.weights.working, strict=True):
-        assert parameter.grad is not None
-        torch.testing.assert_close(torch.tensor(first["whole"][name]), 2 * parameter.grad.float(), rtol=0, atol=0)
+    for name, master in zip(trainee.weights.names, trainee.weights.master, strict=True):
+        assert master.grad is not None
+        torch.testing.assert_close(torch.tensor(first["whole"][name]), 2 * master.grad, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from inward.config import Batching
 from inward.engines.transformers.shared_prefix import UNSUPPORTED, UnsupportedAttention, why_not_plain
+from inward.hardware import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +50,10 @@ class Segment:
     prefix_end: int = 0
 
 
+Rows = tuple[Tensor, Tensor]
+"""The tokens of each segment with its prefix [R, L], 0 where a row has ended, and each token's place in R * L [T]."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a pack of T tokens is cut. Segments stand in order and leave no token out."""
@@ -61,22 +66,31 @@ class Layout:
 
     def positions(self) -> list[int]:
         """Return each token's place in its own sequence."""
-        found: list[int] = []
+        positions: list[int] = []
         for segment in self.segments:
             before = segment.prefix_end - segment.prefix_start
-            found += range(before, before + segment.end - segment.start)
-        return found
+            positions += range(before, before + segment.end - segment.start)
+        return positions
+
+    def rows(self, device: torch.device) -> Rows:
+        """Return the rows that `gathered` computes, on a device: made and copied once, for all layers and both passes."""
+        if device not in self._rows:
+            index_RL, place_T = self._make_rows()
+            self._rows[device] = to_device(index_RL, device), to_device(place_T, device)
+        return self._rows[device]
 
     @cached_property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Return the tokens of each segment with its prefix [R, L] (0 where there is none), and each token's place in R * L."""
+    def _rows(self) -> dict[torch.device, Rows]:
+        return {}
+
+    def _make_rows(self) -> Rows:
         rows = [[*range(s.prefix_start, s.prefix_end), *range(s.start, s.end)] for s in self.segments]
         longest = max(map(len, rows))
         index_RL = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         places = [
-            at * longest + place
-            for at, (row, segment) in enumerate(zip(rows, self.segments, strict=True))
-            for place in range(segment.prefix_end - segment.prefix_start, len(row))
+            row * longest + column
+            for row, segment in enumerate(self.segments)
+            for column in range(segment.prefix_end - segment.prefix_start, len(rows[row]))
         ]
         return index_RL, torch.tensor(places)
 
@@ -89,7 +103,7 @@ def blocked(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: L
 
 def gathered(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
     """The same as `blocked`, by one call over padded rows."""
-    index_RL, place_T = (index.to(query.device) for index in layout.rows)
+    index_RL, place_T = layout.rows(query.device)
     rows, longest = index_RL.shape
 
     def spread(states: Tensor) -> Tensor:
@@ -103,8 +117,8 @@ def gathered(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: 
         scale=scaling,
         enable_gqa=query.shape[0] != key.shape[0],
     )
-    every: Tensor = out.transpose(0, 1).flatten(1, 2)
-    return every.index_select(1, place_T)
+    states: Tensor = out.transpose(0, 1).flatten(1, 2)
+    return states.index_select(1, place_T)
 
 
 def attention(

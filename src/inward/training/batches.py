@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from inward.config import Batching, TrainingSettings
+from inward.hardware import to_device
 from inward.training.attention import Layout, Segment
 from inward.training.examples import Example
 
@@ -97,7 +98,10 @@ def most_tokens(examples: Sequence[Example], settings: TrainingSettings) -> int:
 
 
 def collate(examples: Sequence[Example], device: torch.device, batching: Batching = "padded") -> Batch:
-    """Lay out a micro-batch. Sequences are numbered chosen first, then the rejected ones in the same order."""
+    """Lay out a micro-batch. Sequences are numbered chosen first, then the rejected ones in the same order.
+
+    On a GPU nothing here waits for it, so a micro-batch is laid out while the one before is computed.
+    """
     tokens, layout, starts_R, prompt_ends_R = _padded(examples) if batching == "padded" else _packed(examples, batching)
     outputs = [(e.chosen_tokens, e.chosen_weights) for e in examples] + [
         (e.rejected_tokens, e.rejected_weights) for e in examples
@@ -109,16 +113,17 @@ def collate(examples: Sequence[Example], device: torch.device, batching: Batchin
         targets += [output[index] for index in counted]
         sequences += [sequence] * len(counted)
         counted_weights += [weights[index] for index in counted]
+    counts = [math.fsum(weights) for _, weights in outputs]
     return Batch(
         pair_ids=tuple(example.pair_id for example in examples),
-        tokens=tokens.to(device),
-        positions=None if layout is None else torch.tensor([layout.positions()], device=device),
+        tokens=to_device(tokens, device),
+        positions=None if layout is None else to_device(torch.tensor([layout.positions()]), device),
         layout=layout,
-        where_N=torch.tensor(where, dtype=torch.long, device=device),
-        targets_N=torch.tensor(targets, dtype=torch.long, device=device),
-        sequence_N=torch.tensor(sequences, dtype=torch.long, device=device),
-        weights_N=torch.tensor(counted_weights, dtype=torch.float32, device=device),
-        counts_R=torch.tensor([math.fsum(weights) for _, weights in outputs], dtype=torch.float32, device=device),
+        where_N=to_device(torch.tensor(where, dtype=torch.long), device),
+        targets_N=to_device(torch.tensor(targets, dtype=torch.long), device),
+        sequence_N=to_device(torch.tensor(sequences, dtype=torch.long), device),
+        weights_N=to_device(torch.tensor(counted_weights, dtype=torch.float32), device),
+        counts_R=to_device(torch.tensor(counts, dtype=torch.float32), device),
     )
 
 

@@ -6,9 +6,10 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from inward.storage import storage_errors, write_bytes
@@ -66,12 +67,24 @@ class PairTerms:
     log_ratio: float
 
 
-def pair_terms(pair_ids: Sequence[str], columns: Mapping[str, Tensor]) -> list[PairTerms]:
-    """Turn what `objective.losses` gives for a micro-batch, a column [B] a quantity, into plain numbers, a row a pair."""
-    values = {name: column.detach().tolist() for name, column in columns.items()}
+TERMS = tuple(field.name for field in fields(PairTerms) if field.name != "pair_id")
+
+
+def stack_terms(columns: Mapping[str, Tensor]) -> Tensor:
+    """Return what `objective.losses` gives for a micro-batch, a column [B] a quantity, as one tensor [terms, B]."""
+    return torch.stack([columns[name].detach() for name in TERMS])
+
+
+def read_terms(pair_ids: Sequence[str], terms: Sequence[Tensor]) -> list[PairTerms]:
+    """Return micro-batches' terms, as `stack_terms` gives them, as plain numbers, a row a pair.
+
+    On a GPU this waits for all that is under way, once for all the micro-batches.
+    """
+    if not terms:
+        return []
+    rows = torch.cat(list(terms), dim=1).T.tolist()
     return [
-        PairTerms(pair_id=pair_id, **{name: column[index] for name, column in values.items()})
-        for index, pair_id in enumerate(pair_ids)
+        PairTerms(pair_id=pair_id, **dict(zip(TERMS, row, strict=True))) for pair_id, row in zip(pair_ids, rows, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from inward.config import Batching, Dtype, TrainingSettings
 from inward.errors import TrainingError
+from inward.hardware import to_device
 from inward.training.attention import settle
 from inward.training.batches import collate, micro_batches
 from inward.training.examples import Example, ReferenceLogps
@@ -55,12 +57,14 @@ def reference_logps(reference: Reference, examples: Sequence[Example], settings:
 
     Raises TrainingError where one is not finite, naming the pair.
     """
-    found: dict[str, ReferenceLogps] = {}
-    for micro in micro_batches(examples, settings.batch_tokens, reference.batching):
-        batch = collate(micro, reference.model.device, reference.batching)
-        chosen, rejected = sequence_logps(reference.model, batch).view(2, -1).tolist()
-        for example, good, bad in zip(micro, chosen, rejected, strict=True):
-            found[example.pair_id] = ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
+    micros = micro_batches(examples, settings.batch_tokens, reference.batching)
+    batches = (collate(micro, reference.model.device, reference.batching) for micro in micros)
+    sums_2B = [sequence_logps(reference.model, batch).view(2, -1) for batch in batches]
+    chosen, rejected = torch.cat(sums_2B, dim=1).tolist() if sums_2B else ([], [])
+    found = {
+        example.pair_id: ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
+        for example, good, bad in zip(chain.from_iterable(micros), chosen, rejected, strict=True)
+    }
     remedy = f"its weights may be damaged, or overflow in {reference.model.dtype}; try model.dtype = 'float32'"
     require_finite(found.values(), f"the reference {reference.path} gives", remedy)
     return [found[example.pair_id] for example in examples]
@@ -79,4 +83,4 @@ def align_reference(reference: Mapping[str, ReferenceLogps], pair_ids: Sequence[
     if not reference:
         return torch.zeros(2 * len(pair_ids), dtype=torch.float32, device=device)
     values = [reference[pair_id].chosen for pair_id in pair_ids] + [reference[pair_id].rejected for pair_id in pair_ids]
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    return to_device(torch.tensor(values, dtype=torch.float32), device)

@@ -35,9 +35,18 @@ from inward.training.examples import Example, ReferenceLogps
 from inward.training.job import Job, claim, stop
 from inward.training.logps import sequence_logps
 from inward.training.memory import Budget, check_memory, shrink
-from inward.training.metrics import PairTerms, StepMetrics, append_metrics, cut_metrics, pair_terms, summarise, sync_metrics
+from inward.training.metrics import (
+    PairTerms,
+    StepMetrics,
+    append_metrics,
+    cut_metrics,
+    read_terms,
+    stack_terms,
+    summarise,
+    sync_metrics,
+)
 from inward.training.objective import losses, pair_sums
-from inward.training.optimiser import collect_gradients, learning_rate, round_to_working
+from inward.training.optimiser import learning_rate, round_to_working
 from inward.training.reference import align_reference
 from inward.training.sharding import allowed_tokens, idle_passes, shortest, start_again, whole
 from inward.training.team import ALONE, Team, peers
@@ -193,10 +202,10 @@ def _held_out(job: Job, trainee: Trainee, epoch: int) -> HeldOut:
     """Measure the held-out pairs."""
     micros, idle = _passes(job, trainee, job.team.share(job.held_out), job.held_out)
     with torch.no_grad(), evaluating(trainee.model), _together(trainee):
-        terms = [term for micro in micros for term in _pair_losses(job, trainee, micro)[1]]
+        stacked = [_pair_losses(job, trainee, micro)[1] for micro in micros]
         for micro in idle:
             _pair_losses(job, trainee, micro)
-    return summarise_held_out([term for found in job.team.gather(terms) for term in found], epoch)
+    return summarise_held_out(_gather_terms(job, micros, stacked)[0], epoch)
 
 
 def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch: int) -> StepMetrics:
@@ -210,14 +219,15 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         if trainee.sharded:
             start_again(job.out / "state", job.budget.tokens, job.team)
         part = _gradients(job, trainee, mine, step, pairs)
-    parts = job.team.gather(part)
-    terms = [term for found, _ in parts for term in found]
-    if stopped := [example for _, micro in parts for example in micro]:
-        stop(job, "the loss", step, epoch, stopped, terms)
     if not trainee.sharded:  # else they were summed in the backward pass
         job.team.sum_gradients(trainee.weights.master)
     with _together(trainee):
-        grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm)))
+        norm = whole(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
+    # Up to here nothing has waited for the accelerator. It must before the step, which is not taken where a number is wrong.
+    terms, stopped = _gather_terms(job, *part)
+    if stopped:
+        stop(job, "the loss", step, epoch, stopped, terms)
+    grad_norm = float(norm)
     if not math.isfinite(grad_norm):
         stop(job, "the gradient", step, epoch, pairs, terms)
     rate = learning_rate(step, settings.epochs * steps_per_epoch(job.examples, settings), settings)
@@ -242,28 +252,33 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
 
 def _gradients(
     job: Job, trainee: Trainee, mine: Sequence[Example], step: int, pairs: Sequence[Example]
-) -> tuple[list[PairTerms], tuple[Example, ...]] | None:
+) -> tuple[MicroBatches, list[Tensor]] | None:
     """Leave this process's part of the gradient of the mean loss of all `pairs` in the masters; None if memory ran out.
 
-    Returns the terms of its own pairs, and the first micro-batch whose loss is not finite.
+    Returns its micro-batches and their terms (`stack_terms`).
     """
-    terms: list[PairTerms] = []
-    stopped: tuple[Example, ...] = ()
+    stacked: list[Tensor] = []
     micros, idle = _passes(job, trainee, mine, pairs)
     try:
         with seeded(job.seed, step, *job.team.key), _together(trainee):
             for micro in micros:
-                loss_B, found = _pair_losses(job, trainee, micro)
-                terms += found
-                if not all(math.isfinite(term.loss) for term in found):
-                    stopped = stopped or micro
+                loss_B, terms = _pair_losses(job, trainee, micro)
+                stacked.append(terms)
                 torch.autograd.backward(loss_B.sum() / len(pairs))
-                collect_gradients(trainee.weights)
             for micro in idle:
                 torch.autograd.backward(0.0 * _pair_losses(job, trainee, micro)[0].sum())
     except torch.OutOfMemoryError:
         return None  # outside of this block nothing holds on to the graph any more
-    return terms, stopped
+    return micros, stacked
+
+
+def _gather_terms(job: Job, micros: MicroBatches, stacked: Sequence[Tensor]) -> tuple[list[PairTerms], list[Example]]:
+    """Return the terms of all processes' pairs, and the pairs of each one's first micro-batch whose loss is not finite."""
+    terms = read_terms([example.pair_id for micro in micros for example in micro], stacked)
+    infinite = {term.pair_id for term in terms if not math.isfinite(term.loss)}
+    stopped = next((micro for micro in micros if any(example.pair_id in infinite for example in micro)), ())
+    parts = job.team.gather((terms, stopped))
+    return [term for part, _ in parts for term in part], [example for _, micro in parts for example in micro]
 
 
 def _passes(job: Job, trainee: Trainee, mine: Sequence[Example], pairs: Sequence[Example]) -> tuple[MicroBatches, MicroBatches]:
@@ -277,10 +292,10 @@ def _together(trainee: Trainee) -> AbstractContextManager[None]:
     return peers() if trainee.sharded else nullcontext()
 
 
-def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, list[PairTerms]]:
-    """Return the loss of each pair of a micro-batch [B], with its graph, and its parts as plain numbers."""
+def _pair_losses(job: Job, trainee: Trainee, micro: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Return the loss of each pair of a micro-batch [B], with its graph, and its terms without (`stack_terms`)."""
     batch = collate(micro, trainee.model.device, trainee.batching)
     policy_R = trainee.root(sequence_logps, batch)
     reference_R = align_reference(job.reference, batch.pair_ids, policy_R.device)
     loss_B, columns = losses(job.settings, pair_sums(micro, policy_R, reference_R, batch.counts_R))
-    return loss_B, pair_terms(batch.pair_ids, columns)
+    return loss_B, stack_terms(columns)

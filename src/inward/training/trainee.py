@@ -88,7 +88,7 @@ def make_trainee(
     elif as_stored:
         originals = dict(model.named_parameters())
     else:
-        stored = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code)
+        stored = load_model(model_path, torch.float32, trust_remote_code=trust_remote_code, onto=torch.device("cpu"))
         originals = dict(stored.named_parameters())
     weights = make_weights(model, originals)
     return Trainee(model, adapted, root, working, sharded, weights, make_optimiser(weights, settings), batching, work)

@@ -15,9 +15,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
+
+from inward.hardware import exact_float32, to_device
 
 Tokens = tuple[int, ...]
 PAYS = 64
@@ -104,13 +107,23 @@ class _Reader:
             self._note(batch, torch.log_softmax(logits.float(), dim=-1))
 
     def _note(self, batch: Sequence[_Row], logps_NV: torch.Tensor) -> None:
+        """Add up the tokens of every tail that a row holds. They are read from the device once for the whole batch."""
+        sums: list[tuple[int, int, int]] = []
+        positions: list[int] = []
+        tokens: list[int] = []
         start = 0
         for row in batch:
             rest = row.tokens[row.stem :]
-            for at, tail in enumerate(self.tails):
+            for index, tail in enumerate(self.tails):
                 if rest[: len(tail) - 1] == tail[:-1]:
-                    self.found[row.text][at] = sum(float(logps_NV[start + n, token]) for n, token in enumerate(tail))
+                    sums.append((row.text, index, len(tail)))
+                    positions += range(start, start + len(tail))
+                    tokens += tail
             start += len(rest) + 1
+        indices = to_device(torch.tensor([positions, tokens]), logps_NV.device)
+        values = iter(logps_NV[indices[0], indices[1]].tolist())
+        for text, index, length in sums:
+            self.found[text][index] = sum(islice(values, length))
 
     def _extend(self, past: Any, tokens: Tokens) -> Any:
         from transformers import DynamicCache
@@ -121,7 +134,7 @@ class _Reader:
         return cache
 
     def _forward(self, ids: list[list[int]], cache: Any) -> Any:
-        read = torch.tensor(ids, device=self.model.device)
+        read = to_device(torch.tensor(ids), self.model.device)
         return self.model(read, past_key_values=cache, use_cache=cache is not None)
 
 
@@ -171,8 +184,8 @@ def _head(model: Any) -> Iterator[list[tuple[int, int]]]:
     usual, own = head.forward, vars(head).get("forward")
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        rows, places = ([one[n] for one in ask] for n in (0, 1))
-        asked = hidden[rows, places]
+        indices = to_device(torch.tensor(ask, dtype=torch.long).view(-1, 2), hidden.device)
+        asked = hidden[indices[:, 0], indices[:, 1]]
         if type(head) is not torch.nn.Linear:
             logits: torch.Tensor = usual(asked)
             return logits
@@ -180,7 +193,8 @@ def _head(model: Any) -> Iterator[list[tuple[int, int]]]:
         for start in range(0, head.out_features, VOCABULARY_BLOCK):
             block = slice(start, start + VOCABULARY_BLOCK)
             bias = None if head.bias is None else head.bias[block].float()
-            parts.append(torch.nn.functional.linear(asked, head.weight[block].float(), bias))
+            with exact_float32():
+                parts.append(torch.nn.functional.linear(asked, head.weight[block].float(), bias))
         return torch.cat(parts, dim=-1)
 
     head.forward = forward

@@ -18,9 +18,12 @@ import torch
 
 from inward.engines.engine import Decoding
 from inward.errors import InwardError
+from inward.hardware import to_device
 from inward.records import content_id
 
 SLICES = 16
+NOT_FINITE = -1
+"""Stands for a token where the model's logits allow none."""
 
 
 def row_key(seed: int, request_id: str, index: int) -> int:
@@ -66,14 +69,19 @@ def largest(logits_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
 
 
 def draw(logits_RV: torch.Tensor, decoding: Decoding, uniforms_R: npt.NDArray[np.float64]) -> list[int]:
-    """Draw one token id for each row by inverting the cumulative distribution at its uniform number."""
+    """Draw one token id for each row by inverting the cumulative distribution at its uniform number.
+
+    The tokens are read from the device once, and with them whether a row's numbers were finite. Raises InwardError where not.
+    """
     values, ids = largest(logits_RV, decoding.top_k)
     probs = torch.softmax(values.float() / decoding.temperature, dim=-1)
     cumulative = probs.cumsum(-1)
-    if not bool(cumulative[:, -1].isfinite().all()):
-        raise InwardError("the model gave logits that are not finite; its weights are damaged or its training diverged")
-    kept = (cumulative - probs < decoding.top_p).sum(-1, keepdim=True)
+    kept = (cumulative - probs < decoding.top_p).sum(-1, keepdim=True).clamp(min=1)  # 0 where the numbers are not finite
     mass = cumulative.gather(1, kept - 1)
-    target = torch.as_tensor(uniforms_R, dtype=torch.float32, device=mass.device)[:, None] * mass
+    target = to_device(torch.as_tensor(uniforms_R, dtype=torch.float32), mass.device)[:, None] * mass
     picked = torch.minimum((cumulative <= target).sum(-1, keepdim=True), kept - 1)
-    return [int(token) for token in ids.gather(1, picked)[:, 0].tolist()]
+    tokens_R = ids.gather(1, picked)[:, 0].where(cumulative[:, -1].isfinite(), NOT_FINITE)
+    tokens: list[int] = tokens_R.tolist()
+    if NOT_FINITE in tokens:
+        raise InwardError("the model gave logits that are not finite; its weights are damaged or its training diverged")
+    return tokens
