@@ -38,7 +38,7 @@ def test_what_is_held_for_certain_is_counted_by_the_byte(seed_model: Path) -> No
     assert full is not None
     assert mixed is not None
     assert (full.weights, full.optimiser) == (8 * parameters, 8 * parameters)
-    assert (mixed.weights, mixed.optimiser) == (12 * parameters, 8 * parameters)
+    assert (mixed.weights, mixed.optimiser) == (10 * parameters, 8 * parameters)
     longer = check_memory(seed_model, SETTINGS, dtype="float32", tokens=128)
     assert longer is not None
     assert longer.activations == 2 * full.activations
@@ -102,3 +102,18 @@ def test_a_pair_that_is_too_much_alone_says_what_to_do(
     with pytest.raises(TrainingError, match="does not fit into memory by itself"):
         run(seed_model, tmp_path)
     assert not list(tmp_path.glob("epoch_*"))
+
+
+def test_the_table_of_what_fits_is_ordered_as_the_settings_are() -> None:
+    """What is meant to save memory saves it, for every model; a published size of 8B in bf16 is 15 GiB."""
+    from benchmarks.memory_table import reckon, smallest_gpu
+
+    table = reckon(4096)
+    for name in ("1B", "3B", "8B"):
+        column = {training: row[name] for training, row in table.items()}
+        full, *parts = (column[f"full, adamw{cut}"] for cut in ("", *(f", sharded over {n}" for n in (2, 4, 8))))
+        assert [full, *parts] == sorted([full, *parts], reverse=True)
+        assert full > column["full, adamw_8bit"] > column["LoRA of rank 16"] > column["LoRA of rank 16 over nf4"]
+    assert 1.2 * 8.03e9 * 18 / 2**30 > table["full, adamw"]["8B"] > 8.03e9 * 18 / 2**30
+    assert table["LoRA of rank 16"]["8B"] > 15.0
+    assert (smallest_gpu(60), smallest_gpu(79), smallest_gpu(140)) == ("80 GB", "141 GB", "neither")

@@ -111,6 +111,14 @@ def test_both_ways_are_attention_with_the_mask_written_out(layout: Layout, heads
         attention.BLOCK = block
 
 
+def test_the_rows_of_a_pack_are_laid_out_once_for_all_layers() -> None:
+    layout = Layout((Segment(0, 2), Segment(2, 5, 0, 2)))
+    index_RL, place_T = layout.rows(CPU)
+    assert index_RL.tolist() == [[0, 1, 0, 0, 0], [0, 1, 2, 3, 4]]
+    assert place_T.tolist() == [0, 1, 7, 8, 9]
+    assert layout.rows(CPU)[0] is index_RL
+
+
 def test_positions_go_on_from_the_prefix() -> None:
     layout = Layout((Segment(0, 2), Segment(2, 5, 0, 2), Segment(5, 6, 0, 2), Segment(6, 8)))
     assert layout.positions() == [0, 1, 2, 3, 4, 2, 0, 1]

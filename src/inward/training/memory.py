@@ -48,12 +48,20 @@ class Needs:
 
 
 def training_needs(
-    config: Any, parameters: int, settings: TrainingSettings, dtype: torch.dtype, tokens: int, parts: int = 1
+    config: Any,
+    parameters: int,
+    settings: TrainingSettings,
+    dtype: torch.dtype,
+    tokens: int,
+    *,
+    on: torch.device,
+    parts: int = 1,
 ) -> Needs:
-    """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`.
+    """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`, on a device of this type.
 
-    Full training holds working weights and gradients, and beside bf16 ones fp32 masters and their gradients; AdamW two moments.
-    Of a quantised base one matrix at a time is restored to `dtype`.
+    Full training holds working weights, beside bf16 ones their fp32 masters, and gradients in fp32; AdamW holds two moments.
+    Gradients in bf16 stand for one weight at a time (`head` has the largest). Of a quantised base one matrix at a time is
+    restored to `dtype`.
     Where weights are cut into `parts`, this is what one process holds. (Before that it holds the model whole, once, on the
     processor.)
     """
@@ -64,10 +72,9 @@ def training_needs(
     if settings.quantise:
         packed = min(parameters, shape.layers * shape.matrices)
         weights -= round((size - NF4_BYTES) * packed) - size * shape.width * shape.inner
-    if settings.lora is None:
-        weights += size * parameters + (8 * parameters if size < 4 else 0)
-    else:
-        weights += 8 * trained
+    weights += trained * (8 if size < 4 else 4)
+    if settings.lora is not None:
+        weights += size * trained
     moments = 2 if settings.optimiser == "adamw_8bit" else 8
     if parts > 1:
         frozen = 0 if settings.lora is None else parameters
@@ -77,8 +84,8 @@ def training_needs(
     activations = (
         tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
     )
-    logits = (size + 4) * chunk_logits(device())  # and their exponentials in fp32, all at once on a GPU
-    head = 4 * config.vocab_size * shape.width if settings.lora is None else 0
+    logits = (size + 4) * chunk_logits(on)  # and their exponentials in fp32, all at once on a GPU
+    head = (4 + size) * config.vocab_size * shape.width if settings.lora is None else 0
     return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=logits + head)
 
 
@@ -115,8 +122,9 @@ def check_memory(
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
     if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
         return None
-    needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, processes if sharded else 1)
-    there = total_memory(device()) // (processes if device().type == "cpu" else 1)
+    on, parts = device(), processes if sharded else 1
+    needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, on=on, parts=parts)
+    there = total_memory(on) // (processes if on.type == "cpu" else 1)
     if needs.total <= there:
         return needs
     cut = "" if sharded else ", share it out among more GPUs with execution.shard = true"
