@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from inward.config import LoraSettings, parse_recipe
 from inward.errors import ShortOfMemory, UsageError
@@ -119,6 +120,22 @@ def test_killed_sharded_it_goes_on_with_one_and_the_reverse(inputs: Inputs, dies
     assert_same(alone(inputs, PLAIN, tmp_path / "joined"), one)
     together(inputs, PLAIN, tmp_path / "cut", size=1, dies_after=dies_after)
     assert_same(together(inputs, PLAIN, tmp_path / "cut", shard=True), one)
+
+
+@pytest.mark.slow
+def test_each_process_stores_its_rows_and_others_go_on_from_them(inputs: Inputs, tmp_path: Path) -> None:
+    """Three write 6, 6 and 4 of 16 rows; two, which hold 8 each, go on, and then one."""
+    settings = PLAIN.model_copy(update={"lora": LoraSettings(rank=2)})  # of whose rows the third process holds none
+    for kind, trained in {"full": PLAIN, "lora": settings}.items():
+        expected, out = alone(inputs, trained, tmp_path / f"{kind} alone"), tmp_path / kind
+        together(inputs, trained, out, size=3, dies_after="step_00000003", shard=True)
+        state = out / "state" / "step_00000002"
+        for stored in ("masters", "moments"):
+            parts = [load_file(state / f"{stored}-{rank:05d}-of-00003.safetensors") for rank in range(3)]
+            numbers = [sum(tensor.numel() for tensor in part.values()) for part in parts]
+            assert max(numbers) < 0.5 * sum(numbers), stored
+        together(inputs, trained, out, size=2, dies_after="step_00000006", shard=True)
+        assert_same(alone(inputs, trained, out), expected)
 
 
 @pytest.mark.slow

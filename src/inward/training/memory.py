@@ -62,8 +62,7 @@ def training_needs(
     Full training holds working weights, beside bf16 ones their fp32 masters, and gradients in fp32; AdamW holds two moments.
     Gradients in bf16 stand for one weight at a time (`head` has the largest). Of a quantised base one matrix at a time is
     restored to `dtype`.
-    Where weights are cut into `parts`, this is what one process holds. (Before that it holds the model whole, once, on the
-    processor.)
+    Where weights are cut into `parts`, this is what one process holds.
     """
     size = dtype.itemsize
     shape = _Shape(config)

@@ -8,7 +8,8 @@ the fp32 rows, a layer put together is the working weights, and nothing is left 
 What follows from it elsewhere:
 - A layer is put together by all processes at once, so all take as many forward and backward passes (`idle_passes`), and one
   that runs out of memory cannot try again by itself: all start again from the last state, with fewer tokens at a time.
-- In files tensors are whole again (`gathered`, `fill`), so that a training goes on sharded or not, over any number of them.
+- States hold each process's rows (`checkpoint`), and a training goes on from them sharded or not, over any number of
+  processes. In a model's own folder tensors are whole again (`gathered`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Root(nn.Module):
 
 
 def shard(root: Root, working: torch.dtype, team: Team) -> None:
-    """Cut the parameters of a model over the team, in place; what is trained becomes fp32, and computes in `working`.
+    """Cut the parameters of a model over the team, in place; what is trained becomes fp32, all else `working`, as it computes.
 
     A model on the processor moves to this process's device layer by layer: no device ever holds more than one of them whole.
     """
@@ -62,8 +63,8 @@ def shard(root: Root, working: torch.dtype, team: Team) -> None:
     policy = MixedPrecisionPolicy(param_dtype=working, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*layers, root):
         for parameter in module.parameters():
-            if parameter.requires_grad and not isinstance(parameter, DTensor):
-                parameter.data = parameter.data.float()
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else working)
         # FSDP2 would keep what is in no layer (embeddings, head) whole between passes, also after one without gradients, until
         # the next backward pass. A step's gradients are a sum, where its default is a mean over the processes.
         sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
@@ -83,28 +84,36 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
-def gathered(tensors: Mapping[str, Tensor], team: Team) -> dict[str, Tensor]:
+def gathered(tensors: Mapping[str, Tensor], team: Team, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return tensors as they go into a file, in the main process; nothing in the others, which must call it too.
 
-    Those that are cut are put together one by one, and in the processor's memory.
+    Those that are cut are put together one by one, in the processor's memory and at once in `dtype`, their own unless given,
+    so that a model that is stored in bf16 never stands whole in fp32.
     """
-    found = {}
+    together = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
         if team.main:
-            found[name] = full.cpu() if isinstance(tensor, DTensor) else tensor.contiguous()
-    return found
+            together[name] = full.to("cpu", dtype or full.dtype) if isinstance(tensor, DTensor) else tensor.contiguous()
+    return together
 
 
-def fill(target: Tensor, full: Tensor) -> Tensor:
-    """Copy a whole tensor, or this process's rows of it, into `target`; return `target`."""
-    if isinstance(target, DTensor):
-        rows = full.chunk(target.device_mesh.size())  # as FSDP2 cuts: fewer parts than processes where there are few rows
-        mine = target.device_mesh.get_local_rank()
-        target.to_local().copy_(rows[mine] if mine < len(rows) else full[:0])
-    else:
-        target.copy_(full)
-    return target
+def local_rows(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: its rows where it is cut, else all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_rows(tensor: Tensor) -> tuple[int, int]:
+    """Return which rows of a tensor this process holds, from the first up to but without the last.
+
+    FSDP2 cuts as `torch.chunk` does: into parts of one size but the last, fewer than processes where there are few rows.
+    """
+    count = tensor.shape[0]
+    if not isinstance(tensor, DTensor):
+        return 0, count
+    size = -(-count // tensor.device_mesh.size())
+    start = min(count, tensor.device_mesh.get_local_rank() * size)
+    return start, min(count, start + size)
 
 
 def idle_passes(own: int, pairs: Sequence[Example], team: Team) -> MicroBatches:

@@ -62,10 +62,11 @@ def make_trainee(
     """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
     working = working_dtype(dtype)
     as_stored = working in (torch.float32, stored_dtype(model_path))
-    # One that is to be cut is loaded on the processor, exact enough for masters, so that no accelerator ever holds it whole.
+    # A model that is to be cut stays on the processor, as it is stored: then its file is mapped instead of read, all processes
+    # share its pages, and no memory holds it whole for each of them. `shard` casts and moves it layer by layer.
     model = load_model(
         model_path,
-        torch.float32 if sharded and settings.lora is None and not as_stored else working,
+        stored_dtype(model_path) if sharded else working,
         quantise=settings.quantise,
         trust_remote_code=trust_remote_code,
         onto=torch.device("cpu") if sharded else None,
@@ -96,7 +97,7 @@ def make_trainee(
 
 def write_checkpoint(trainee: Trainee, model_path: Path, path: Path, team: Team = ALONE) -> None:
     """Write a complete model folder, or the adapter's folder with LoRA; whole or not at all. All of a team call it."""
-    masters = gathered(trainee.weights.masters(), team)
+    masters = gathered(trainee.weights.masters(), team, stored_dtype(model_path) if trainee.adapted is None else None)
     if not team.main:
         return
     with whole_folder(path) as folder:
