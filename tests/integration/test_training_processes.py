@@ -19,7 +19,7 @@ from inward.runs.directory import RunDir
 from inward.runs.progress import Silent
 from inward.stages.run import Run
 from inward.training import team
-from inward.training.team import deal, seats
+from inward.training.team import deal, open_team
 from inward.training.train import train
 from tests.integration.test_training_resume import contents
 from tests.integration.training_team import Inputs, in_team, train_and_lose_one, train_in_team
@@ -202,8 +202,11 @@ def test_a_process_that_dies_in_a_step_ends_all_with_one_message(
 ) -> None:
     out = tmp_path / "out"
     given = (inputs, PLAIN, out, shard)
-    with seats(2) as taken, pytest.raises(InwardError, match=r"^training: its process died \(killed by the system.*is kept"):
-        in_processes(train_and_lose_one, [(seat, *given) for seat in taken], advance=print, label="training")
+    with (
+        open_team(2) as addresses,
+        pytest.raises(InwardError, match=r"^training: its process died \(killed by the system.*is kept"),
+    ):
+        in_processes(train_and_lose_one, [(address, *given) for address in addresses], advance=print, label="training")
     assert "Traceback" not in capfd.readouterr().err
     assert [path.name for path in (out / "state").glob("step_*")] == ["step_00000003"]
     assert_same(together(inputs, PLAIN, out, shard=shard), alone(inputs, PLAIN, tmp_path / "one"))

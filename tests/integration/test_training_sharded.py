@@ -22,7 +22,7 @@ from inward.training.batches import collate
 from inward.training.logps import sequence_logps
 from inward.training.memory import check_memory
 from inward.training.sharding import Root, shard
-from inward.training.team import Team, seats
+from inward.training.team import Team, open_team
 from inward.training.trainee import make_trainee
 from inward.training.weights import load_model
 from tests.integration.test_training_processes import PLAIN, SETTINGS, alone, assert_same, inputs, together
@@ -163,13 +163,13 @@ def test_out_of_memory_all_start_again_with_less(inputs: Inputs, tmp_path: Path)
     longest = max(example.unique_tokens for example in inputs[1])
     settings, out = PLAIN.model_copy(update={"batch_tokens": 4 * longest}), tmp_path / "out"
     given = (inputs, settings, out, longest)
-    with seats(2) as taken, pytest.raises(ShortOfMemory, match="all start again from the last state, with"):
-        in_processes(train_short_of_memory, [(seat, *given) for seat in taken], advance=print, label="training")
+    with open_team(2) as addresses, pytest.raises(ShortOfMemory, match="all start again from the last state, with"):
+        in_processes(train_short_of_memory, [(address, *given) for address in addresses], advance=print, label="training")
     stored = {path.name: json.loads(path.read_text()) for path in (out / "state").glob("tokens_*.json")}
     assert stored.keys() == {"tokens_1.json"}
     assert stored["tokens_1.json"] <= longest
-    with seats(2) as taken:
-        in_processes(train_short_of_memory, [(seat, *given) for seat in taken], advance=print, label="training")
+    with open_team(2) as addresses:
+        in_processes(train_short_of_memory, [(address, *given) for address in addresses], advance=print, label="training")
     assert_same(out, alone(inputs, settings, tmp_path / "one"))
 
 

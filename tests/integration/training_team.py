@@ -13,18 +13,18 @@ from typing import Any
 
 from inward.config import TrainingSettings
 from inward.training.examples import Example, ReferenceLogps
-from inward.training.team import Seat, seats
+from inward.training.team import TeamAddress, open_team
 
 Inputs = tuple[Path, list[Example], list[ReferenceLogps]]
 
 
 def in_team(size: int, work: Callable[..., None], *arguments: Any) -> list[int | None]:
-    """Call `work(seat, *arguments)` in `size` processes; return their exit codes. Once one is killed, so are the others."""
+    """Call `work(address, *arguments)` in `size` processes; return their exit codes. Once one is killed, so are the others."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["transformers.models.llama.modeling_llama", "peft", "accelerate", "inward.training.train"])
     deadline = time.monotonic() + 120
-    with seats(size) as taken:
-        processes = [context.Process(target=work, args=(seat, *arguments)) for seat in taken]
+    with open_team(size) as addresses:
+        processes = [context.Process(target=work, args=(address, *arguments)) for address in addresses]
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
@@ -36,7 +36,7 @@ def in_team(size: int, work: Callable[..., None], *arguments: Any) -> list[int |
 
 
 def train_in_team(
-    seat: Seat,
+    address: TeamAddress,
     inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
@@ -54,7 +54,7 @@ def train_in_team(
 
     from inward.errors import InwardError
     from inward.training import train as training
-    from inward.training.team import seated
+    from inward.training.team import join_team
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename" and Path(arguments[1]).name == dies_after and str(arguments[1]).startswith(str(out)):
@@ -69,21 +69,21 @@ def train_in_team(
         return usual(*arguments)
 
     torch.set_num_threads(1)
-    if dies_after and seat.rank == 0:
+    if dies_after and address.rank == 0:
         sys.addaudithook(watch)
-    if fails == "memory" and seat.rank == seat.size - 1:
+    if fails == "memory" and address.rank == address.size - 1:
         training.sequence_logps = short_of_memory
-    with seated(seat) as team:
+    with join_team(address) as team:
         try:
             training.train(*inputs, settings, out, seed=5, dtype=dtype, team=team, shard=shard)
         except InwardError as error:
-            report.with_name(f"{report.name}-{seat.rank}").write_text(f"{type(error).__name__}: {error}")
+            report.with_name(f"{report.name}-{address.rank}").write_text(f"{type(error).__name__}: {error}")
     if fails == "memory":
-        report.with_name(f"{report.name}-{seat.rank}").write_text("took all memory" if not left else "had enough")
+        report.with_name(f"{report.name}-{address.rank}").write_text("took all memory" if not left else "had enough")
 
 
 def train_and_lose_one(
-    seat: Seat,
+    address: TeamAddress,
     inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
@@ -97,7 +97,7 @@ def train_and_lose_one(
     import torch
 
     from inward.training import train as training
-    from inward.training.team import Team, seated
+    from inward.training.team import Team, join_team
 
     usual, logps = Team.sum_gradients, training.sequence_logps
     calls = 0
@@ -105,7 +105,7 @@ def train_and_lose_one(
     def die() -> None:
         nonlocal calls
         calls += 1
-        if calls == 4 and seat.rank == seat.size - 1:
+        if calls == 4 and address.rank == address.size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def lost(team: Team, masters: Any) -> None:
@@ -121,12 +121,12 @@ def train_and_lose_one(
         training.sequence_logps = lost_before
     else:
         Team.sum_gradients = lost  # type: ignore[method-assign]
-    with seated(seat) as team:
+    with join_team(address) as team:
         training.train(*inputs, settings, out, seed=5, dtype="float32", team=team, shard=shard)
 
 
 def train_short_of_memory(
-    seat: Seat,
+    address: TeamAddress,
     inputs: Inputs,
     settings: TrainingSettings,
     out: Path,
@@ -137,22 +137,24 @@ def train_short_of_memory(
     import torch
 
     from inward.training import train as training
-    from inward.training.team import seated
+    from inward.training.team import join_team
 
     logps = training.sequence_logps
 
     def poor(model: Any, batch: Any) -> Any:
-        if seat.rank == seat.size - 1 and batch.tokens.numel() > tokens:
+        if address.rank == address.size - 1 and batch.tokens.numel() > tokens:
             raise torch.OutOfMemoryError("out of memory")
         return logps(model, batch)
 
     torch.set_num_threads(1)
     training.sequence_logps = poor
-    with seated(seat) as team:
+    with join_team(address) as team:
         training.train(*inputs, settings, out, seed=5, dtype="float32", team=team, shard=True)
 
 
-def hold_a_part(seat: Seat, model: Path, examples: Sequence[Example], settings: TrainingSettings, report: Path) -> None:
+def hold_a_part(
+    address: TeamAddress, model: Path, examples: Sequence[Example], settings: TrainingSettings, report: Path
+) -> None:
     """Take a step over the same pairs in all processes; write, by rank, how many numbers and bytes this one holds, and of what.
 
     `whole` has the gradients, put together; `layers` says how many layers are put together one by one.
@@ -164,12 +166,12 @@ def hold_a_part(seat: Seat, model: Path, examples: Sequence[Example], settings: 
 
     from inward.training.batches import collate
     from inward.training.logps import sequence_logps
-    from inward.training.sharding import gathered
-    from inward.training.team import seated
+    from inward.training.sharding import gather_tensors
+    from inward.training.team import join_team
     from inward.training.trainee import make_trainee
 
     torch.set_num_threads(1)
-    with seated(seat) as team:
+    with join_team(address) as team:
         trainee = make_trainee(model, settings, seed=5, dtype="bfloat16", team=team, sharded=True)
         trainee.root(sequence_logps, collate(examples, torch.device("cpu"), trainee.batching)).sum().backward()
         gradients = {name: p.grad for name, p in zip(trainee.weights.names, trainee.weights.master, strict=True)}
@@ -182,5 +184,5 @@ def hold_a_part(seat: Seat, model: Path, examples: Sequence[Example], settings: 
         found["moments"] = [v.to_local() for s in trainee.optimiser.state.values() for v in s.values() if v.dim()]
         held = {name: [sum(t.numel() for t in tensors), sum(t.nbytes for t in tensors)] for name, tensors in found.items()}
         layers = sum(isinstance(module, FSDPModule) for module in trainee.model.modules())
-        whole = {name: gradient.tolist() for name, gradient in gathered(gradients, team).items()}
-    report.with_name(f"{report.name}-{seat.rank}").write_text(json.dumps({"held": held, "whole": whole, "layers": layers}))
+        whole = {name: gradient.tolist() for name, gradient in gather_tensors(gradients, team).items()}
+    report.with_name(f"{report.name}-{address.rank}").write_text(json.dumps({"held": held, "whole": whole, "layers": layers}))

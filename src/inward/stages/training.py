@@ -22,7 +22,7 @@ from inward.stages.set_up import set_up
 
 if TYPE_CHECKING:
     from inward.training.examples import Example, ReferenceLogps
-    from inward.training.team import Seat
+    from inward.training.team import TeamAddress
 
 Call = tuple[Path, tuple["Example", ...], tuple["ReferenceLogps", ...], Recipe, Path, int, Place, Path]
 """The arguments of `train_model` that all processes share."""
@@ -66,12 +66,14 @@ def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference
 
 def train_together(run: Run, call: Call, place: Place, steps: int) -> None:
     """Train in processes that share every step, again and again while memory runs out for weights that are cut over them."""
-    from inward.training.team import seats
+    from inward.training.team import open_team
 
     while True:
-        with seats(run.training_processes) as taken:
+        with open_team(run.training_processes) as addresses:
             try:
-                in_processes(train_model, [(*call, seat) for seat in taken], advance=run.reporter.advance, label=str(place))
+                in_processes(
+                    train_model, [(*call, address) for address in addresses], advance=run.reporter.advance, label=str(place)
+                )
                 return
             except ShortOfMemory as error:  # less is taken at a time by those who start now, from the last state
                 run.reporter.say(f"{place}: {error}")
@@ -88,20 +90,20 @@ def train_model(
     seed: int,
     place: Place,
     ledger: Path,
-    seat: Seat | None,
+    address: TeamAddress | None,
     advance: Advance,
 ) -> None:
-    """Train, alone or as the process that takes `seat`; the main process books what it came to."""
+    """Train, alone or as the process of a team that joins at `address`; the main process books what it came to."""
     from inward.training.metrics import StepMetrics, read_metrics
-    from inward.training.team import ALONE, seated
+    from inward.training.team import ALONE, join_team
     from inward.training.train import train as train_pairs
 
-    set_up(recipe, seat.size if seat else 1)
+    set_up(recipe, address.size if address else 1)
 
     def on_step(step: StepMetrics) -> None:
         advance(1, step.tokens)
 
-    with seated(seat) if seat else nullcontext(ALONE) as team:
+    with join_team(address) if address else nullcontext(ALONE) as team:
         train_pairs(
             model,
             examples,

@@ -127,11 +127,11 @@ def collate(examples: Sequence[Example], device: torch.device, batching: Batchin
     )
 
 
-Laid = tuple[Tensor, Layout | None, list[int], list[int]]
+Placement = tuple[Tensor, Layout | None, list[int], list[int]]
 """Token ids, how they are cut, and in the flattened ids where each output starts and where its prompt ends."""
 
 
-def _packed(examples: Sequence[Example], batching: Batching) -> Laid:
+def _packed(examples: Sequence[Example], batching: Batching) -> Placement:
     tokens: list[int] = []
     segments: list[Segment] = []
     starts: dict[tuple[bool, int], int] = {}
@@ -152,12 +152,12 @@ def _packed(examples: Sequence[Example], batching: Batching) -> Laid:
             tokens += output
             segments.append(Segment(begin, len(tokens), *(prompt if batching == "shared" else (0, 0))))
     order = sorted(starts)
-    return torch.tensor([tokens]), Layout(tuple(segments)), [starts[at] for at in order], [prompt_ends[at] for at in order]
+    return torch.tensor([tokens]), Layout(tuple(segments)), [starts[key] for key in order], [prompt_ends[key] for key in order]
 
 
-def _padded(examples: Sequence[Example]) -> Laid:
+def _padded(examples: Sequence[Example]) -> Placement:
     rows = [(*e.prompt_tokens, *e.chosen_tokens) for e in examples] + [(*e.prompt_tokens, *e.rejected_tokens) for e in examples]
     width = max(map(len, rows))
     tokens_RT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    starts = [at * width + len(example.prompt_tokens) for at, example in enumerate([*examples, *examples])]
+    starts = [row * width + len(example.prompt_tokens) for row, example in enumerate([*examples, *examples])]
     return tokens_RT, None, starts, starts

@@ -95,7 +95,7 @@ class _Stored:
         shapes = [tuple(part.get_shape()) for part in self._parts(name)]
         return shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def whole(self, name: str) -> Tensor:
+    def single(self, name: str) -> Tensor:
         """Return a tensor that is in one file."""
         (part,) = (file for file in self.files if name in file.keys())  # noqa: SIM118 (not a mapping)
         tensor: Tensor = part.get_tensor(name)
@@ -104,7 +104,7 @@ class _Stored:
     def part_of(self, name: str, target: Tensor) -> Tensor:
         """Return what this process holds of a tensor that is cut as `target` is, or not cut."""
         cut = isinstance(target, DTensor) or len(self._parts(name)) > 1
-        return self._rows(name, *own_rows(target)) if cut else self.whole(name)
+        return self._rows(name, *own_rows(target)) if cut else self.single(name)
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
         pieces: list[Tensor] = []
@@ -152,7 +152,7 @@ def _own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _moment(stored: _Stored, key: str, master: Tensor) -> Any:
     """Return a stored moment as an optimiser keeps it."""
     if stored.shape(key) != tuple(master.shape):
-        value = stored.whole(key)
+        value = stored.single(key)
         return value.item() if value.dtype == torch.int64 else value.to(master.device)  # an int64 is bitsandbytes' step
     own = stored.part_of(key, master)
     moment = torch.zeros_like(master, dtype=own.dtype)

@@ -67,8 +67,8 @@ def summarise_held_out(terms: Sequence[PairTerms], epoch: int) -> HeldOut:
 
 def stops(losses: Sequence[float], settings: EarlyStopSettings) -> bool:
     """Say whether the lowest loss, the first of equals, is `patience` epochs old. A loss that is not finite is no lowest."""
-    known = [loss if math.isfinite(loss) else math.inf for loss in losses]
-    return bool(known) and len(known) - 1 - known.index(min(known)) >= settings.patience
+    finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    return bool(finite) and len(finite) - 1 - finite.index(min(finite)) >= settings.patience
 
 
 def read_held_out(out: Path) -> list[HeldOut]:
@@ -80,5 +80,5 @@ def read_held_out(out: Path) -> list[HeldOut]:
 
 def add_held_out(out: Path, row: HeldOut) -> None:
     """Add an epoch's line; the file is written whole or not at all. Raises StorageError."""
-    lines = [json.dumps(asdict(known)) + "\n" for known in (*read_held_out(out), row)]
+    lines = [json.dumps(asdict(line)) + "\n" for line in (*read_held_out(out), row)]
     write_bytes(out / "held_out.jsonl", "".join(lines).encode())

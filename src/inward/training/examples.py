@@ -110,6 +110,10 @@ def _example(pair: Pair, outputs: dict[str, Output], settings: TrainingSettings,
 def _weights(output: Output, settings: TrainingSettings, starts: Mapping[str, int]) -> tuple[float, ...]:
     start = starts[output.id] if needs_parts(settings) else 0
     return tuple(
-        0.0 if written and not settings.learn_written else settings.thought_weight if at < start else settings.response_weight
-        for at, written in enumerate(output.written)
+        0.0
+        if written and not settings.learn_written
+        else settings.thought_weight
+        if index < start
+        else settings.response_weight
+        for index, written in enumerate(output.written)
     )

@@ -66,10 +66,10 @@ def claim(job: Job, dtype: str) -> None:
 
 def stop(job: Job, what: str, step: int, epoch: int, examples: Sequence[Example], terms: Sequence[PairTerms]) -> NoReturn:
     """Store the offending pairs for inspection and raise, in all processes. No weight was changed by this step."""
-    found = {term.pair_id: term for term in terms}
+    by_id = {term.pair_id: term for term in terms}
     rows = [
         asdict(example)
-        | {name: str(value) for name, value in asdict(found[example.pair_id]).items() if name != "pair_id"}
+        | {name: str(value) for name, value in asdict(by_id[example.pair_id]).items() if name != "pair_id"}
         | {f"reference_{name}": str(getattr(job.reference.get(example.pair_id), name, None)) for name in ("chosen", "rejected")}
         for example in examples
     ]

@@ -143,7 +143,7 @@ class Budget:
     tokens: int
 
 
-def shrink(budget: Budget, pairs: Sequence[Example], trainee: Trainee) -> None:
+def lower_budget(budget: Budget, pairs: Sequence[Example], trainee: Trainee) -> None:
     """After memory ran out: let go of what the step had come to, and halve the budget below what it just was.
 
     The step that follows has the same pairs, the same mean and the same dropout, so only rounding differs. Raises TrainingError

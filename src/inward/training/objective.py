@@ -6,13 +6,13 @@ Pure in tensors; what the objectives are is in `loss`. Dimensions: B pairs, R = 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from inward.config import TrainingSettings
 from inward.config.objectives import OBJECTIVES
+from inward.functions import named
 from inward.hardware import to_device
 from inward.training.examples import Example
 from inward.training.loss import ObjectiveFunction, Sums, nll, per_token
@@ -20,9 +20,8 @@ from inward.training.loss import ObjectiveFunction, Sums, nll, per_token
 
 def objective_function(name: str) -> ObjectiveFunction:
     """Return the function of an objective in the table."""
-    module, _, function = OBJECTIVES[name].function.partition(":")
-    computed: ObjectiveFunction = getattr(import_module(module), function)
-    return computed
+    function: ObjectiveFunction = named(OBJECTIVES[name].function)
+    return function
 
 
 def pair_sums(examples: Sequence[Example], policy_R: Tensor, reference_R: Tensor, counts_R: Tensor) -> Sums:

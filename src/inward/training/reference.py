@@ -61,17 +61,17 @@ def reference_logps(reference: Reference, examples: Sequence[Example], settings:
     batches = (collate(micro, reference.model.device, reference.batching) for micro in micros)
     sums_2B = [sequence_logps(reference.model, batch).view(2, -1) for batch in batches]
     chosen, rejected = torch.cat(sums_2B, dim=1).tolist() if sums_2B else ([], [])
-    found = {
+    logps_of = {
         example.pair_id: ReferenceLogps(pair_id=example.pair_id, chosen=good, rejected=bad)
         for example, good, bad in zip(chain.from_iterable(micros), chosen, rejected, strict=True)
     }
     remedy = f"its weights may be damaged, or overflow in {reference.model.dtype}; try model.dtype = 'float32'"
-    require_finite(found.values(), f"the reference {reference.path} gives", remedy)
-    return [found[example.pair_id] for example in examples]
+    require_finite(logps_of.values(), f"the reference {reference.path} gives", remedy)
+    return [logps_of[example.pair_id] for example in examples]
 
 
-def require_finite(found: Iterable[ReferenceLogps], who: str, remedy: str) -> None:
-    for logps in found:
+def require_finite(logps_of: Iterable[ReferenceLogps], who: str, remedy: str) -> None:
+    for logps in logps_of:
         if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
             raise TrainingError(
                 f"{who} pair {logps.pair_id} the log-probabilities {logps.chosen} and {logps.rejected}: {remedy}"

@@ -47,7 +47,7 @@ def sampled_logps(pairs: Sequence[Pair], outputs: Sequence[Output], examples: Se
     Raises TrainingError where one is not finite, naming the pair.
     """
     by_id, noted = {pair.id: pair for pair in pairs}, {output.id: output.logps for output in outputs}
-    found = [
+    sums = [
         ReferenceLogps(
             pair_id=example.pair_id,
             chosen=_sum(noted[by_id[example.pair_id].chosen_id], example.chosen_weights),
@@ -55,8 +55,8 @@ def sampled_logps(pairs: Sequence[Pair], outputs: Sequence[Output], examples: Se
         )
         for example in examples
     ]
-    require_finite(found, "the sampler gave", "its model's weights may be damaged; try model.dtype = 'float32'")
-    return found
+    require_finite(sums, "the sampler gave", "its model's weights may be damaged; try model.dtype = 'float32'")
+    return sums
 
 
 def to_check(examples: Sequence[Example]) -> list[Example]:
@@ -74,24 +74,24 @@ def discrepancy(
         for pair_id in (example.pair_id for example in checked)
         for difference in (noted[pair_id].chosen - live[pair_id].chosen, noted[pair_id].rejected - live[pair_id].rejected)
     ]
-    weights = [math.fsum(of_one) for example in checked for of_one in (example.chosen_weights, example.rejected_weights)]
+    weights = [math.fsum(tokens) for example in checked for tokens in (example.chosen_weights, example.rejected_weights)]
     weight = math.fsum(weights)
     return Discrepancy(
         pairs=len(checked),
         mean=math.fsum(apart) / len(apart),
         largest=max(apart),
-        allowed=LIMIT * math.fsum(max(one, math.sqrt(SHORT * one)) for one in weights) / len(weights),
+        allowed=LIMIT * math.fsum(max(w, math.sqrt(SHORT * w)) for w in weights) / len(weights),
         per_token=math.fsum(apart) / weight if weight else 0.0,
     )
 
 
-def require_rounding(found: Discrepancy, where: str) -> None:
+def require_rounding(discrepancy: Discrepancy, where: str) -> None:
     """Raise TrainingError where the sampler's values cannot be those of the reference."""
-    if found.mean > found.allowed:
+    if discrepancy.mean > discrepancy.allowed:
         raise TrainingError(
-            f"{where}: the sampler's log-probabilities are {found.mean:.2f} nats a sequence from those of the model that they "
-            f"should be of (at most {found.largest:.2f}, or {found.per_token:.3f} a token); rounding stays below "
-            f"{found.allowed:.2f}. They are of other weights, or tempered or filtered: start a new run without "
+            f"{where}: the sampler's log-probabilities are {discrepancy.mean:.2f} nats a sequence from those of the model that they "
+            f"should be of (at most {discrepancy.largest:.2f}, or {discrepancy.per_token:.3f} a token); rounding stays below "
+            f"{discrepancy.allowed:.2f}. They are of other weights, or tempered or filtered: start a new run without "
             "training.reference = 'sampler'"
         )
 

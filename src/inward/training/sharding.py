@@ -9,7 +9,7 @@ What follows from it elsewhere:
 - A layer is put together by all processes at once, so all take as many forward and backward passes (`idle_passes`), and one
   that runs out of memory cannot try again by itself: all start again from the last state, with fewer tokens at a time.
 - States hold each process's rows (`checkpoint`), and a training goes on from them sharded or not, over any number of
-  processes. In a model's own folder tensors are whole again (`gathered`).
+  processes. In a model's own folder tensors are whole again (`gather_tensors`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def shard(root: Root, working: torch.dtype, team: Team) -> None:
             sharded.set_reduce_scatter_unused_params(True)  # experts that only some processes' tokens reach
 
 
-def whole(tensor: Tensor) -> Tensor:
+def put_together(tensor: Tensor) -> Tensor:
     """Return a tensor put together from all processes, if it is cut; all of them must ask for it."""
     if not isinstance(tensor, DTensor):
         return tensor
@@ -84,7 +84,7 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
-def gathered(tensors: Mapping[str, Tensor], team: Team, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def gather_tensors(tensors: Mapping[str, Tensor], team: Team, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return tensors as they go into a file, in the main process; nothing in the others, which must call it too.
 
     Those that are cut are put together one by one, in the processor's memory and at once in `dtype`, their own unless given,
@@ -92,7 +92,7 @@ def gathered(tensors: Mapping[str, Tensor], team: Team, dtype: torch.dtype | Non
     """
     together = {}
     for name, tensor in tensors.items():
-        full = whole(tensor)
+        full = put_together(tensor)
         if team.main:
             together[name] = full.to("cpu", dtype or full.dtype) if isinstance(tensor, DTensor) else tensor.contiguous()
     return together
@@ -140,9 +140,9 @@ def start_again(state: Path, tokens: int, team: Team) -> None:
     )
 
 
-def allowed_tokens(state: Path, wanted: int) -> int:
-    """Return how many tokens are computed at a time: `wanted`, or what memory turned out to hold."""
-    return min([wanted, *(int(read_json(path)) for path in state.glob("tokens_*.json"))])
+def allowed_tokens(state: Path, budget: int) -> int:
+    """Return how many tokens are computed at a time: `budget`, or what memory turned out to hold."""
+    return min([budget, *(int(read_json(path)) for path in state.glob("tokens_*.json"))])
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:

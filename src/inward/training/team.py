@@ -30,7 +30,7 @@ from inward.training.examples import Example
 
 T = TypeVar("T")
 
-BUCKET = 2**24
+BUCKET_NUMBERS = 2**24
 """Gradients that are summed over the processes at once: 64 MiB of them, so that small ones do not each wait for the others."""
 LONGEST_WAIT = timedelta(hours=12)
 """For the main process to write a checkpoint, say. A process that dies is not found by waiting: see `peers`."""
@@ -66,19 +66,19 @@ class Team:
         """Return what every process gives, in the order of their ranks."""
         if self.size == 1:
             return [mine]
-        every: list[T | None] = [None] * self.size
+        values: list[T | None] = [None] * self.size
         with peers():
-            distributed.all_gather_object(every, mine)
-        return every  # type: ignore[return-value]
+            distributed.all_gather_object(values, mine)
+        return values  # type: ignore[return-value]
 
     def agree(self, decide: Callable[[], T]) -> T:
         """Return what the main process decides. The others do not call `decide`."""
         if self.size == 1:
             return decide()
-        told: list[T | None] = [decide() if self.main else None]
+        decisions: list[T | None] = [decide() if self.main else None]
         with peers():
-            distributed.broadcast_object_list(told, src=0)
-        return told[0]  # type: ignore[return-value]
+            distributed.broadcast_object_list(decisions, src=0)
+        return decisions[0]  # type: ignore[return-value]
 
     def wait(self) -> None:
         """Return once every process has come here."""
@@ -91,10 +91,10 @@ class Team:
         """
         if self.size == 1:
             return
-        have_P = torch.tensor([master.grad is not None for master in masters], dtype=torch.int32, device=masters[0].device)
+        exists_P = torch.tensor([master.grad is not None for master in masters], dtype=torch.int32, device=masters[0].device)
         with peers():
-            distributed.all_reduce(have_P, op=distributed.ReduceOp.MAX)
-        gradients = [_gradient(master) for master, have in zip(masters, have_P.tolist(), strict=True) if have]
+            distributed.all_reduce(exists_P, op=distributed.ReduceOp.MAX)
+        gradients = [_gradient(master) for master, exists in zip(masters, exists_P.tolist(), strict=True) if exists]
         for bucket in _buckets(gradients):
             flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([gradient.view(-1) for gradient in bucket])
             with peers():
@@ -108,39 +108,39 @@ ALONE = Team()
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A place in a team that is still to meet, at a port of this machine. It can be sent to another process."""
+class TeamAddress:
+    """Where and as which process one joins a team: at a port of this machine, as `rank` of `size`. It can be pickled."""
 
     rank: int
     size: int
     port: int
 
 
-def deal(pairs: Sequence[Example], hands: int) -> list[list[Example]]:
-    """Deal pairs out so that every hand holds about as many unique tokens; the same whatever their order.
+def deal(pairs: Sequence[Example], processes: int) -> list[list[Example]]:
+    """Return the pairs of each process, so that all have about as many unique tokens; the same whatever the pairs' order.
 
-    The longest pair that is left goes to whoever holds the least, the first of equals.
+    The longest pair that is left goes to the process with the fewest tokens, the first of equals.
     """
-    dealt: list[list[Example]] = [[] for _ in range(hands)]
-    held = [0] * hands
+    shares: list[list[Example]] = [[] for _ in range(processes)]
+    tokens = [0] * processes
     for pair in sorted(pairs, key=lambda pair: (-pair.unique_tokens, pair.pair_id)):
-        to = held.index(min(held))
-        dealt[to].append(pair)
-        held[to] += pair.unique_tokens
-    return dealt
+        process = tokens.index(min(tokens))
+        shares[process].append(pair)
+        tokens[process] += pair.unique_tokens
+    return shares
 
 
 @contextmanager
-def seats(size: int) -> Iterator[list[Seat]]:
-    """Give a seat for each process of a team. They meet at a store that this process keeps open inside the block."""
+def open_team(size: int) -> Iterator[list[TeamAddress]]:
+    """Yield an address for each process of a team. They meet at a store that this process keeps open inside the block."""
     # Port 0 is any free one, and it is held from here on.
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    yield [Seat(rank, size, store.port) for rank in range(size)]
+    yield [TeamAddress(rank, size, store.port) for rank in range(size)]
 
 
 @contextmanager
-def seated(seat: Seat) -> Iterator[Team]:
-    """Take a seat, wait until all are taken, and leave the team at the end of the block.
+def join_team(address: TeamAddress) -> Iterator[Team]:
+    """Join a team, wait until all of its processes have, and leave it at the end of the block.
 
     From here on the current device is the GPU of this process, where there are any.
     """
@@ -148,11 +148,11 @@ def seated(seat: Seat) -> Iterator[Team]:
 
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(seat.port),
-        "RANK": str(seat.rank),
-        "LOCAL_RANK": str(seat.rank),
-        "WORLD_SIZE": str(seat.size),
-        "LOCAL_WORLD_SIZE": str(seat.size),
+        "MASTER_PORT": str(address.port),
+        "RANK": str(address.rank),
+        "LOCAL_RANK": str(address.rank),
+        "WORLD_SIZE": str(address.size),
+        "LOCAL_WORLD_SIZE": str(address.size),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the other side's, not one to be opened by rank 0
     }
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number, and says so
@@ -161,7 +161,7 @@ def seated(seat: Seat) -> Iterator[Team]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # all are on this machine, and nobody else is to join
     with peers():
         PartialState(cpu=on_processor, timeout=LONGEST_WAIT, **({"backend": "gloo"} if on_processor else {}))
-    yield Team(seat.rank, seat.size)
+    yield Team(address.rank, address.size)
     distributed.destroy_process_group()
 
 
@@ -191,15 +191,15 @@ def _gradient(master: nn.Parameter) -> torch.Tensor:
 
 
 def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Group gradients, in their order, to BUCKET numbers; a larger one comes alone."""
+    """Group gradients, in their order, to `BUCKET_NUMBERS` numbers; a larger one comes alone."""
     buckets: list[list[torch.Tensor]] = []
-    held = BUCKET
+    numbers = BUCKET_NUMBERS
     for gradient in gradients:
-        if held + gradient.numel() > BUCKET:
+        if numbers + gradient.numel() > BUCKET_NUMBERS:
             buckets.append([])
-            held = 0
+            numbers = 0
         buckets[-1].append(gradient)
-        held += gradient.numel()
+        numbers += gradient.numel()
     return buckets
 
 

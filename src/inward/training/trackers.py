@@ -39,9 +39,9 @@ Tell = Callable[[StepMetrics], None]
 
 def require_packages(settings: TrainingSettings) -> None:
     """Raise MissingExtraError for a tracker, an optimiser or a quantised base that is asked for and not installed."""
-    low = settings.optimiser == "adamw_8bit" or settings.quantise is not None
-    wanted: list[str] = [*settings.trackers, *(["bitsandbytes"] if low else [])]
-    for package in wanted:  # by its distribution: a folder that a tracker left behind could be imported by its name
+    low_bits = settings.optimiser == "adamw_8bit" or settings.quantise is not None
+    packages: list[str] = [*settings.trackers, *(["bitsandbytes"] if low_bits else [])]
+    for package in packages:  # by its distribution: a folder that a tracker left behind could be imported by its name
         try:
             metadata.version(package)
         except metadata.PackageNotFoundError:

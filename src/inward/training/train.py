@@ -34,7 +34,7 @@ from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_hel
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.job import Job, claim, stop
 from inward.training.logps import sequence_logps
-from inward.training.memory import Budget, check_memory, shrink
+from inward.training.memory import Budget, check_memory, lower_budget
 from inward.training.metrics import (
     PairTerms,
     StepMetrics,
@@ -48,7 +48,7 @@ from inward.training.metrics import (
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import learning_rate, round_to_working
 from inward.training.reference import align_reference
-from inward.training.sharding import allowed_tokens, idle_passes, shortest, start_again, whole
+from inward.training.sharding import allowed_tokens, idle_passes, put_together, shortest, start_again
 from inward.training.team import ALONE, Team, peers
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
@@ -184,9 +184,9 @@ def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
     if not job.team.agree(job.epoch(number).exists):
         write_checkpoint(trainee, job.model_path, job.epoch(number), job.team)
     if bool(job.held_out) and job.team.agree(lambda: len(read_held_out(job.out)) < number):
-        found = _held_out(job, trainee, number)
+        row = _held_out(job, trainee, number)
         if job.team.main:
-            add_held_out(job.out, found)
+            add_held_out(job.out, row)
     return job.team.agree(lambda: _finished(job))
 
 
@@ -215,14 +215,14 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     mine = job.team.share(pairs)
     part = _gradients(job, trainee, mine, step, pairs)
     while part is None:  # out of memory: the same step, fewer tokens at a time
-        shrink(job.budget, mine or [shortest(pairs)], trainee)
+        lower_budget(job.budget, mine or [shortest(pairs)], trainee)
         if trainee.sharded:
             start_again(job.out / "state", job.budget.tokens, job.team)
         part = _gradients(job, trainee, mine, step, pairs)
     if not trainee.sharded:  # else they were summed in the backward pass
         job.team.sum_gradients(trainee.weights.master)
     with _together(trainee):
-        norm = whole(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
+        norm = put_together(torch.nn.utils.clip_grad_norm_(trainee.weights.master, settings.max_grad_norm))
     # Up to here nothing has waited for the accelerator. It must before the step, which is not taken where a number is wrong.
     terms, stopped = _gather_terms(job, *part)
     if stopped:

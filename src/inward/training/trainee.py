@@ -18,7 +18,7 @@ from inward.training.attention import settle
 from inward.training.flops import Work, work_of
 from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
-from inward.training.sharding import Root, gathered, shard
+from inward.training.sharding import Root, gather_tensors, shard
 from inward.training.team import ALONE, Team
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
 
@@ -97,7 +97,7 @@ def make_trainee(
 
 def write_checkpoint(trainee: Trainee, model_path: Path, path: Path, team: Team = ALONE) -> None:
     """Write a complete model folder, or the adapter's folder with LoRA; whole or not at all. All of a team call it."""
-    masters = gathered(trainee.weights.masters(), team, stored_dtype(model_path) if trainee.adapted is None else None)
+    masters = gather_tensors(trainee.weights.masters(), team, stored_dtype(model_path) if trainee.adapted is None else None)
     if not team.main:
         return
     with whole_folder(path) as folder:

@@ -85,25 +85,25 @@ def decode(
         free = rows - len(active)
         if waiting and (not active or (decoder.refillable and 4 * free >= rows)):
             active += _admit(decoder, waiting, free, rules, seed)
-        logits = decoder.step([each.fed for each in active])
-        numbers = uniforms([each.key for each in active], [len(each.row.tokens) for each in active])
-        going = [at for at, each in enumerate(active) if each.row.finish is None]
+        logits = decoder.step([entry.fed for entry in active])
+        numbers = uniforms([entry.key for entry in active], [len(entry.row.tokens) for entry in active])
+        going = [index for index, entry in enumerate(active) if entry.row.finish is None]
         tokens = draw(logits, decoding, numbers)
-        for at in going:
-            active[at].row.take(tokens[at])
-            active[at].fed = active[at].row.tokens[-1]
+        for index in going:
+            active[index].row.take(tokens[index])
+            active[index].fed = active[index].row.tokens[-1]
         if decoding.logps:  # of what was taken: where the row writes, that is not what was drawn
-            logps = token_logps(logits, [each.fed for each in active])
-            for at in going:
-                active[at].row.logps.append(logps[at])
+            logps = token_logps(logits, [entry.fed for entry in active])
+            for index in going:
+                active[index].row.logps.append(logps[index])
         if progress is not None:
-            progress(sum(active[at].row.finish is not None for at in going), len(going))
-        over = sum(each.row.finish is not None for each in active)
+            progress(sum(active[index].row.finish is not None for index in going), len(going))
+        over = sum(entry.row.finish is not None for entry in active)
         if over == len(active) or 8 * over >= rows or (8 * over >= len(active) and over):
-            kept = [at for at, each in enumerate(active) if each.row.finish is None]
+            kept = [index for index, entry in enumerate(active) if entry.row.finish is None]
             decoder.keep(kept)
-            done += [each.row for each in active if each.row.finish is not None]
-            active = [active[at] for at in kept]
+            done += [entry.row for entry in active if entry.row.finish is not None]
+            active = [active[index] for index in kept]
     return done
 
 

@@ -49,16 +49,16 @@ def continuation_logps(
     `share` reads beginnings once, which is right for full causal attention only.
     """
     assert all((*stems, *tails)), "a text to go on from and a continuation have at least one token"
-    found: list[list[float]] = [[0.0] * len(tails) for _ in stems]
-    order = sorted(range(len(stems)), key=lambda at: stems[at])
+    results: list[list[float]] = [[0.0] * len(tails) for _ in stems]
+    order = sorted(range(len(stems)), key=lambda text: stems[text])
     with _full_attention(model, share), _head(model) as ask:
         for start in range(0, len(order), AT_ONCE):
             chosen = order[start : start + AT_ONCE]
-            reader = _Reader(model=model, ask=ask, tails=tuple(tails), rows=rows, found=found)
-            lines = [_Row(stems[at] + rest, len(stems[at]), at) for at in chosen for rest in _reads(tails)]
+            reader = _Reader(model=model, ask=ask, tails=tuple(tails), rows=rows, results=results)
+            lines = [_Row(stems[text] + rest, len(stems[text]), text) for text in chosen for rest in _reads(tails)]
             lines.sort(key=lambda row: row.tokens)
             reader.read(reader.walk(lines, None, 0) if share else lines, None, 0)
-    return found
+    return results
 
 
 def _reads(tails: Sequence[Tokens]) -> list[Tokens]:
@@ -69,13 +69,13 @@ def _reads(tails: Sequence[Tokens]) -> list[Tokens]:
 
 @dataclass(slots=True)
 class _Reader:
-    """One walk. `found[text][tail]` takes the results; `ask` are the (row, position) of which the head is computed."""
+    """One walk. `results[text][tail]` takes the results; `ask` are the (row, position) of which the head is computed."""
 
     model: Any
     ask: list[tuple[int, int]]
     tails: tuple[Tokens, ...]
     rows: int
-    found: list[list[float]]
+    results: list[list[float]]
 
     def walk(self, lines: list[_Row], past: Any, depth: int) -> list[_Row]:
         """Read what `lines`, sorted and alike up to `depth`, share; return those that nothing was read for beyond `past`."""
@@ -101,7 +101,9 @@ class _Reader:
             batch, waiting = waiting[:count], waiting[count:]
             ids = [list(row.tokens[depth:]) + [0] * (longest - len(row.tokens) + depth) for row in batch]
             self.ask[:] = [
-                (at, place - 1 - depth) for at, row in enumerate(batch) for place in range(row.stem, len(row.tokens) + 1)
+                (index, position - 1 - depth)
+                for index, row in enumerate(batch)
+                for position in range(row.stem, len(row.tokens) + 1)
             ]
             logits = self._forward(ids, None if past is None else _fork(past, len(batch))).logits
             self._note(batch, torch.log_softmax(logits.float(), dim=-1))
@@ -123,7 +125,7 @@ class _Reader:
         indices = to_device(torch.tensor([positions, tokens]), logps_NV.device)
         values = iter(logps_NV[indices[0], indices[1]].tolist())
         for text, index, length in sums:
-            self.found[text][index] = sum(islice(values, length))
+            self.results[text][index] = sum(islice(values, length))
 
     def _extend(self, past: Any, tokens: Tokens) -> Any:
         from transformers import DynamicCache
@@ -149,7 +151,7 @@ def _fork(past: Any, rows: int) -> Any:
 
 def _common(first: Tokens, last: Tokens) -> int:
     """Return how many tokens two texts share at the beginning, and so all that are sorted between them."""
-    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _split(lines: Sequence[_Row], common: int) -> list[list[_Row]]:

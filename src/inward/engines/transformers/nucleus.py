@@ -56,15 +56,15 @@ def largest(logits_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     if width <= 2 * count:
         values, ids = logits_RV.topk(min(count, vocabulary))
         return values, ids
-    whole = logits_RV[:, : SLICES * width].reshape(rows, SLICES, width)
-    columns = whole.amax(1).topk(count, sorted=False).indices
+    slices_RSW = logits_RV[:, : SLICES * width].reshape(rows, SLICES, width)
+    columns = slices_RSW.amax(1).topk(count, sorted=False).indices
     index = columns[:, None, :].expand(rows, SLICES, count)
-    found = whole.gather(2, index).flatten(1)
+    candidates = slices_RSW.gather(2, index).flatten(1)
     ids = (index + width * torch.arange(SLICES, device=index.device)[None, :, None]).flatten(1)
     rest = torch.arange(SLICES * width, vocabulary, device=index.device)
-    found = torch.cat([found, logits_RV[:, SLICES * width :]], dim=1)
+    candidates = torch.cat([candidates, logits_RV[:, SLICES * width :]], dim=1)
     ids = torch.cat([ids, rest.expand(rows, -1)], dim=1)
-    values, picked = found.topk(count)
+    values, picked = candidates.topk(count)
     return values, ids.gather(1, picked)
 
 
