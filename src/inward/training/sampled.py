@@ -85,13 +85,13 @@ def discrepancy(
     )
 
 
-def require_rounding(discrepancy: Discrepancy, where: str) -> None:
+def require_rounding(apart: Discrepancy, where: str) -> None:
     """Raise TrainingError where the sampler's values cannot be those of the reference."""
-    if discrepancy.mean > discrepancy.allowed:
+    if apart.mean > apart.allowed:
         raise TrainingError(
-            f"{where}: the sampler's log-probabilities are {discrepancy.mean:.2f} nats a sequence from those of the model that they "
-            f"should be of (at most {discrepancy.largest:.2f}, or {discrepancy.per_token:.3f} a token); rounding stays below "
-            f"{discrepancy.allowed:.2f}. They are of other weights, or tempered or filtered: start a new run without "
+            f"{where}: the sampler's log-probabilities are {apart.mean:.2f} nats a sequence from those of the model that they "
+            f"should be of (at most {apart.largest:.2f}, or {apart.per_token:.3f} a token); rounding stays below "
+            f"{apart.allowed:.2f}. They are of other weights, or tempered or filtered: start a new run without "
             "training.reference = 'sampler'"
         )
 
