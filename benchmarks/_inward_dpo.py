@@ -11,7 +11,7 @@ import torch
 
 from benchmarks._training_work import Work, counted, make_pairs, peak_memory_mib, report
 from inward.config import LoraSettings, Quantisation, TrainingSettings
-from inward.hardware import measured_peak
+from inward.hardware import device, measured_peak, set_up
 from inward.training.batches import epoch_steps
 from inward.training.flops import work_of
 from inward.training.metrics import StepMetrics
@@ -21,7 +21,7 @@ from inward.training.train import train
 
 def main() -> None:
     work = Work.from_arguments(argparse.ArgumentParser(description="Our side of benchmarks/training.py."))
-    torch.set_num_threads(work.threads)
+    set_up(work.threads)
     base: Quantisation | None = "nf4" if work.quantise else None
     settings = TrainingSettings(
         epochs=1,
@@ -46,7 +46,7 @@ def main() -> None:
     trained = sum(step.seconds for step in steps[work.warmup_steps :])
     flops += sum(step.flops or 0.0 for step in steps[work.warmup_steps :])
     memory = peak_memory_mib()
-    peak = measured_peak(torch.bfloat16, torch.device("cpu"), size=4096)
+    peak = measured_peak(torch.bfloat16, device(), size=4096 if device().type == "cpu" else None)
     seconds = reference_seconds + trained
     share = reference_seconds / seconds
     print(report(work, timed, seconds, memory, mfu=flops / seconds / peak, peak_gflops=peak / 1e9, reference_share=share))

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import torch
+
 from inward.training.examples import Example
 
 
@@ -87,6 +89,8 @@ def report(work: Work, pairs: list[Example], seconds: float, peak_mib: float, **
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory this process has held."""
+    """Return the most memory this process has held: tensors on a GPU where it computed on one, else all of its own."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -66,7 +66,7 @@ def _trainer(work: Work, pairs: list[Any], stamps: list[float]) -> Any:
         gradient_checkpointing=work.trl_checkpointing,
         padding_free=False,
         optim="adamw_torch_fused",
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         report_to=[],
         save_strategy="no",
         logging_strategy="no",

@@ -111,6 +111,15 @@ def test_both_ways_are_attention_with_the_mask_written_out(layout: Layout, heads
         attention.BLOCK = block
 
 
+def test_gathered_rows_share_keys_in_bf16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layout = Layout((Segment(0, 4), Segment(4, 9, 0, 4), Segment(9, 12, 0, 4)))
+    query, key, value = (torch.randn(heads, 12, 8, generator=generator) for heads in (6, 2, 2))
+    expected = attention.blocked(query, key, value, 0.5, layout)
+    rounded = attention.gathered(query.bfloat16(), key.bfloat16(), value.bfloat16(), 0.5, layout)
+    torch.testing.assert_close(rounded.float(), expected, rtol=0.05, atol=0.05)
+
+
 def test_the_rows_of_a_pack_are_laid_out_once_for_all_layers() -> None:
     layout = Layout((Segment(0, 2), Segment(2, 5, 0, 2)))
     index_RL, place_T = layout.rows(CPU)

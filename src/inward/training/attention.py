@@ -102,7 +102,13 @@ def blocked(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: L
 
 
 def gathered(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
-    """The same as `blocked`, by one call over padded rows."""
+    """The same as `blocked`, by one call over padded rows.
+
+    Keys are repeated for the query heads that share them where numbers have 32 bits: no kernel of PyTorch for those both
+    shares keys and spares the matrix of all scores.
+    """
+    if query.shape[0] != key.shape[0] and query.dtype not in (torch.float16, torch.bfloat16):
+        key, value = (states.repeat_interleave(query.shape[0] // states.shape[0], 0) for states in (key, value))
     index_RL, place_T = layout.rows(query.device)
     rows, longest = index_RL.shape
 
