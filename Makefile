@@ -37,7 +37,7 @@ test: check
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	@for bench in loop judging sampling reward_model training; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
+	@for bench in loop judging sampling reward_model training memory_table; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,20 +5,18 @@ from __future__ import annotations
 import functools
 import warnings
 
+from inward import hardware
 from inward.config import Recipe
 
 
 def set_up(recipe: Recipe, processes: int = 1) -> None:
     """Give torch in this process its share of the processor, and show no progress bars but ours."""
-    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     # peft asks transformers for an attribute that the latter has renamed; nothing a user could act on.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    threads: int = recipe.execution.threads or max(1, _all_threads() // processes)
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
+    hardware.set_up(recipe.execution.threads or max(1, _all_threads() // processes))
 
 
 @functools.cache
