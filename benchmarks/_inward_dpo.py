@@ -39,7 +39,9 @@ def main() -> None:
     began = time.perf_counter()
     stored += reference_logps(reference, timed, settings)
     reference_seconds = time.perf_counter() - began
-    flops = work_of(reference.model).forward(timed)
+    model_work = work_of(reference.model)
+    assert model_work is not None
+    flops = model_work.forward(timed)
     del reference
     steps: list[StepMetrics] = []
     train(model, made, stored, settings, Path(tempfile.mkdtemp()), seed=0, dtype="bfloat16", on_step=steps.append)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from inward.config import Batching
 from inward.training import attention, logps
-from inward.training.attention import Layout, Segment, settle
+from inward.training.attention import Layout, Segment
 from inward.training.batches import collate
 from inward.training.examples import Example
 from inward.training.logps import sequence_logps, token_logps
+from inward.training.support import choose_batching
 from inward.training.weights import load_model
 from tests.pairs import made_examples
 from tests.tiny import tiny_model
@@ -34,7 +35,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(path: Path, examples: list[Example], batching: Batching, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
     """Return the sequences' log-probabilities and the gradients of their weighted sum by name."""
     model = load_model(path, dtype)
-    assert settle(model, batching) == batching
+    assert choose_batching(model, batching) == batching
     sums_R = sequence_logps(model, collate(examples, CPU, batching))
     (sums_R * torch.linspace(-1, 1, len(sums_R))).sum().backward()
     return sums_R.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -147,7 +148,7 @@ def test_a_model_with_a_sliding_window_is_trained_with_padding(tmp_path: Path, c
     )
     model = MistralForCausalLM(config).eval()
     usual = model.config._attn_implementation
-    assert settle(model, "shared") == "padded"
+    assert choose_batching(model, "shared") == "padded"
     assert "sliding window" in caplog.text
     assert model.config._attn_implementation == usual
     examples = made_examples(3, longest=20)

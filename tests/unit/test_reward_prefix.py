@@ -183,11 +183,26 @@ def test_models_that_do_not_allow_it_read_whole_rows(tmp_path: Path, kind: str, 
     assert scores(judge, asked) == pytest.approx(scores(alone, asked), abs=2e-5)
 
 
-def test_positions_that_depend_on_the_whole_are_not_read_in_two_steps(tmp_path: Path) -> None:
-    scaled = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}
-    assert RewardModel(settings(tiny_reward_model(tmp_path, **scaled))).why_unshared == (
-        "its positions depend on the length of the whole"
-    )
+def longrope(original: int) -> dict[str, Any]:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 10000.0, "factor": 4.0}
+    return {"rope_parameters": {**rope, "original_max_position_embeddings": original}}
+
+
+def test_positions_that_depend_on_the_longest_of_a_batch_are_read_row_by_row(tmp_path: Path) -> None:
+    """Conversations here have 20 to 250 tokens, so that some are longer than 100, and in their company others would change."""
+    made = tiny_reward_model(tmp_path, **longrope(100))
+    judge = RewardModel(settings(made))
+    assert judge.why_unshared == "its positions depend on the longest conversation of a batch"
+    alone = RewardModel(settings(made, batch_tokens=1, share_prompts=False))
+    assert scores(judge, groups()) == pytest.approx(scores(alone, groups()), abs=2e-5)
+
+
+def test_below_the_length_where_positions_change_prompts_are_shared(tmp_path: Path) -> None:
+    made = tiny_reward_model(tmp_path, **longrope(300))
+    judge = RewardModel(settings(made, max_tokens=300))
+    assert judge.why_unshared is None
+    alone = RewardModel(settings(made, max_tokens=300, batch_tokens=1, share_prompts=False))
+    assert scores(judge, groups()) == pytest.approx(scores(alone, groups()), abs=2e-5)
 
 
 def test_attention_that_looks_ahead_is_found_out_by_the_trial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from inward.engines.engine import Decoding, Request
 from inward.engines.row import Rules
 from inward.engines.transformers.decode import Decoder, decode
 from inward.engines.transformers.engine import load_engine
-from inward.engines.transformers.linear_layout import pack
+from inward.engines.transformers.linear_layout import lay_out_linears
 from inward.engines.transformers.nucleus import draw, largest, row_key, uniforms
 from inward.engines.transformers.padded import PaddedDecoder
 from inward.engines.transformers.shared_prefix import SharedPrefixDecoder
@@ -123,14 +123,14 @@ def test_packed_layers_give_the_same_products(folder: Path) -> None:
     inputs = [torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows)).bfloat16() for rows in (1, 7, 130)]
     with torch.inference_mode():
         before = [layer(x) for x in inputs]
-        assert pack(layer, rows=7) == 1
-        assert pack(plain, rows=7) == 15
+        assert lay_out_linears(layer, rows=7) == 1
+        assert lay_out_linears(plain, rows=7) == 15
         for x, expected in zip(inputs, before, strict=True):
             assert torch.allclose(layer(x), expected, atol=0.02)
 
 
 def test_only_bf16_layers_are_packed(engine: Any) -> None:
-    assert pack(engine.model, rows=7) == 0
+    assert lay_out_linears(engine.model, rows=7) == 0
 
 
 def test_first_tokens_follow_softmax_with_top_p(engine: Any) -> None:
@@ -229,8 +229,8 @@ def test_a_sliding_window_takes_the_padded_cache_says_so_and_is_right(tmp_path: 
         assert list(drawn[2 * at].tokens) == list(drawn[2 * at + 1].tokens) == whole[0, prompt.shape[1] :].tolist()
 
 
-def test_attention_that_is_not_plain_is_found_by_the_trial(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from inward.engines.transformers.shared_prefix import why_unsupported
+def test_attention_that_is_not_plain_is_found_by_the_trial(folder: Path) -> None:
+    from inward.engines.transformers.trial import choose_decoder, ordinary_batch
 
     engine = load_engine(folder, dtype="float32")
     engine.model.set_attn_implementation("sdpa")
@@ -242,10 +242,9 @@ def test_attention_that_is_not_plain_is_found_by_the_trial(folder: Path, caplog:
         return (output if kwargs.get("cohorts") is None else output * 3), weights
 
     layer.forward = biased
-    with torch.inference_mode():
-        reason = why_unsupported(engine.model, ask(engine)[0].tokens)
-    assert reason is not None
-    assert "trial" in reason
+    decoder, reasons = choose_decoder(engine.model, ordinary_batch(engine.tokenizer, engine.context), small=None)
+    assert decoder == "padded"
+    assert "in a trial it differed from the plain forward pass" in reasons[0]
     assert engine.model.config._attn_implementation == "sdpa"
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from inward.config import Batching, TrainingSettings
 from inward.errors import UsageError
 from inward.records import Output, Pair
-from inward.training.attention import settle
 from inward.training.batches import collate, epoch_steps, held_tokens, micro_batches, steps_from
 from inward.training.examples import Example, build_examples
 from inward.training.logps import check_head, sequence_logps, token_logps
 from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import learning_rate
+from inward.training.support import choose_batching
 from inward.training.weights import load_model
 from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
@@ -162,7 +162,7 @@ def test_reference_equals_the_policy_bit_for_bit_in_bf16(seed_model: Path) -> No
     examples, settings = made_examples(9, longest=40), TrainingSettings(batch_pairs=4, batch_tokens=200)
     ref = {r.pair_id: r for r in stored_reference(seed_model, examples, settings, dtype="bfloat16")}
     model = load_model(seed_model, torch.bfloat16)
-    batching = settle(model, settings.batching)
+    batching = choose_batching(model, settings.batching)
     assert batching == "shared"
     for micro in micro_batches(epoch_steps(examples, settings, seed=3, epoch=1)[0], settings.batch_tokens, batching):
         with torch.no_grad():

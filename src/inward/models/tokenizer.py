@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from inward.errors import UsageError
+from inward.models.architectures import position_limit
 from inward.models.chat_template import Messages, render
 from inward.models.control_tokens import control_tokens
+
+log = logging.getLogger(__name__)
 
 
 def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -> Any:
@@ -69,7 +73,21 @@ def plain_text(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def context_of(config: Any, tokenizer: Any) -> int:
-    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
+    """Return the longest text in tokens that a model is used for; less than it could take where its positions would depend
+    on other texts (`position_limit`), which is logged.
+    """
+    context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
+    limit = position_limit(config)
+    if limit is None or limit >= context:
+        return context
+    log.warning(
+        "the model is used for texts of at most %d tokens (original_max_position_embeddings of its configuration) instead of "
+        "%d: beyond, the positions of a text depend on the longest text it is batched with. A prompt together with "
+        "sampling.max_new_tokens must not exceed it",
+        limit,
+        context,
+    )
+    return limit
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -21,18 +21,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inward.config import Batching
-from inward.engines.transformers.shared_prefix import UNSUPPORTED, UnsupportedAttention, why_not_plain
+from inward.engines.transformers.shared_prefix import UNSUPPORTED
 from inward.hardware import to_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from inward.models.architectures import UnsupportedAttention
 
 log = logging.getLogger(__name__)
 NAME = "inward_pack"
@@ -96,7 +93,7 @@ class Layout:
 
 
 def blocked(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
-    """Return the attention of `query` [H, T, W] to `key` and `value` [K, T, W], same shape as `query`."""
+    """Return the attention of `query` [H, T, W] to `key` [K, T, W] and `value` [K, T, X]: [H, T, X], X mostly being W."""
     result: Tensor = _Blocked.apply(query * scaling, key, value, layout.segments)  # type: ignore[no-untyped-call]
     return result
 
@@ -148,47 +145,7 @@ def attention(
         return result
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     compute = blocked if query.device.type == "cpu" else gathered
-    return compute(query[0], key[0], value[0], factor, layout).transpose(0, 1).unsqueeze(0), None
-
-
-def settle(model: PreTrainedModel, wanted: Batching) -> Batching:
-    """Give the model this attention and return `wanted`, or "padded" where its own attention is not plain causal attention.
-
-    Which it is, its configuration tells, and a trial: a packed sequence of a few tokens must get the hidden states that the
-    model gives it alone. The reason for "padded" is logged.
-    """
-    if wanted == "padded":
-        return wanted
-    reason = why_not_plain(model) or _trial(model)
-    if reason is None:
-        return wanted
-    log.warning("training %s with padding: %s", type(model).__name__, reason)
-    return "padded"
-
-
-@torch.no_grad()
-def _trial(model: PreTrainedModel) -> str | None:
-    """Leave this attention in the model if it gives what the model's own does, else return why not."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, attention)
-    usual = model.config._attn_implementation
-    layout = Layout((Segment(0, 3), Segment(3, 8, 0, 3), Segment(8, 12, 0, 3)))
-    tokens_T = torch.arange(1, 13, device=model.device) % model.get_input_embeddings().num_embeddings
-    alone = torch.cat([tokens_T[:3], tokens_T[8:]])[None]
-    expected = model.base_model(input_ids=alone, use_cache=False).last_hidden_state[0].float()
-    model.set_attn_implementation(NAME)
-    positions = torch.tensor([layout.positions()], device=model.device)
-    try:
-        packed = model.base_model(input_ids=tokens_T[None], position_ids=positions, layout=layout, use_cache=False)
-    except UnsupportedAttention as reason:
-        model.set_attn_implementation(usual)
-        return str(reason)
-    found = packed.last_hidden_state[0].float()
-    if float((torch.cat([found[:3], found[8:]]) - expected).abs().mean()) <= 0.15 * float(expected.std()):
-        return None
-    model.set_attn_implementation(usual)
-    return "its attention is not plain causal attention: a trial gave other hidden states"
+    return compute(query[0], key[0], value[0], factor, layout).transpose(0, 1).contiguous().unsqueeze(0), None
 
 
 class _Blocked(torch.autograd.Function):
@@ -201,7 +158,7 @@ class _Blocked(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Segment]) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.segments = segments
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out = query.new_empty(*query.shape[:2], value.shape[2])
         for start, end, seen in _blocks(segments):
             weights_KQS = _weights(query, key, start, end, seen)
             out[:, start:end] = _heads(weights_KQS @ _take(value, seen), end - start)
@@ -212,7 +169,7 @@ class _Blocked(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_key = torch.zeros(key.shape, dtype=torch.promote_types(key.dtype, torch.float32), device=key.device)
-        grad_value = torch.zeros_like(grad_key)
+        grad_value = torch.zeros(value.shape, dtype=grad_key.dtype, device=value.device)
         for start, end, seen in _blocks(ctx.segments):
             weights_KQS = _weights(query, key, start, end, seen)
             grad_KQW = _grouped(grad, key.shape[0], start, end)

@@ -7,15 +7,19 @@ costs as much for the gradient of the token and, where the matrix is learned, as
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inward.models.architectures import config_value
 from inward.training.examples import Example
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +45,43 @@ class Work:
         return self.forward(examples) * (2 + self.learned)
 
 
-def work_of(model: PreTrainedModel) -> Work:
-    """Return what a model's passes cost, from its linear layers; with LoRA injected, the adapter's layers included."""
+def work_of(model: PreTrainedModel) -> Work | None:
+    """Return what a model's passes cost, from its linear layers; with LoRA injected, the adapter's layers included.
+
+    None where its configuration does not tell the shape of its attention (heads of several widths, no attention at all).
+    """
     import torch
 
     head = model.get_output_embeddings()
     body = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     matrices = [*body, head]
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads, width = attention_shape(config)
+    layers = whole_number(config, "num_hidden_layers")
+    if not (heads and width and layers):
+        log.warning("flops and mfu of %s are not known: its heads are not all of one width", type(model).__name__)
+        return None
     return Work(
         body=2.0 * sum(map(_numbers, body)),
         head=2.0 * _numbers(head),
-        attention=4.0 * config.num_hidden_layers * heads * width,
+        attention=4.0 * layers * heads * width,
         learned=sum(_numbers(m) for m in matrices if m.weight.requires_grad) / sum(map(_numbers, matrices)),
     )
+
+
+def attention_shape(config: Any) -> tuple[int | None, int | None]:
+    """Return the number of query heads and the width of one, as far as a (text) configuration has one number for them."""
+    heads, hidden = whole_number(config, "num_attention_heads"), whole_number(config, "hidden_size")
+    width = config_value(config, "head_dim")
+    if width is None and heads and hidden:
+        return heads, hidden // heads
+    return heads, whole_number(config, "head_dim")
+
+
+def whole_number(config: Any, name: str) -> int | None:
+    """Return a value of a configuration, or None where it has none, or another for each layer."""
+    value = config_value(config, name)
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _numbers(module: torch.nn.Module) -> int:

@@ -44,9 +44,7 @@ def sequence_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def token_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return log pi(token | what stands before it) [N], fp32 nats, for every completion token that counts."""
-    extra = {} if batch.layout is None else {"position_ids": batch.positions, "layout": batch.layout}
-    hidden_TD = _hidden(model, batch.tokens, **extra).flatten(0, 1)
-    hidden_ND = hidden_TD.index_select(0, batch.where_N)
+    hidden_ND = completion_states(model, batch)
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear and not getattr(model.config.get_text_config(), "final_logit_softcapping", None):
         return _apply(_LinearHead, hidden_ND, batch.targets_N, head.weight, head.bias, _factor(model))
@@ -54,21 +52,43 @@ def token_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     return _apply(_AnyHead, model, hidden_ND, batch.targets_N, *weights)
 
 
+def completion_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the hidden states [N, D] that predict the completion tokens that count."""
+    extra = {} if batch.layout is None else {"position_ids": batch.positions, "layout": batch.layout}
+    return _hidden(model, batch.tokens, **extra).flatten(0, 1).index_select(0, batch.where_N)
+
+
+def body_of(model: PreTrainedModel) -> Any:
+    """Return what makes hidden states: the model without its head."""
+    return getattr(model, "model", model) if model.base_model is model else model.base_model
+
+
 def check_head(model: PreTrainedModel) -> None:
-    """Raise UsageError unless our way from hidden states to logits is this architecture's own.
+    """Raise UsageError unless our way from hidden states to logits is this architecture's own (`why_not_our_head`)."""
+    if reason := why_not_our_head(model):
+        raise UsageError(
+            f"cannot train {type(model).__name__}: {reason}. Train a model of another architecture, or report this one"
+        )
+
+
+def why_not_our_head(model: PreTrainedModel) -> str | None:
+    """Return why our way from hidden states to logits is not this architecture's own, or None.
 
     Some architectures scale or cap their logits after the head. Those that `_logits` does not know would be trained on
-    wrong probabilities; one tiny forward pass tells.
+    wrong probabilities; one tiny forward pass tells. Some cannot be parted into a body and a head at all.
     """
+    if body_of(model) is model or model.get_output_embeddings() is None:
+        return "it cannot be parted into a body and a head"
     tokens_RT = torch.arange(1, 9, device=model.device).unsqueeze(0) % model.get_input_embeddings().num_embeddings
-    with torch.no_grad():
-        theirs = model(input_ids=tokens_RT, use_cache=False).logits.float()
-        ours = _logits(model, _hidden(model, tokens_RT)).float()
+    try:
+        with torch.no_grad():
+            theirs = model(input_ids=tokens_RT, use_cache=False).logits.float()
+            ours = _logits(model, _hidden(model, tokens_RT)).float()
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        return f"a forward pass failed with {type(error).__name__}: {error}"
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
-        raise UsageError(
-            f"cannot train {type(model).__name__}: it changes its logits in a way that this version does not know. "
-            "Train a model of another architecture, or report this one"
-        )
+        return "it changes its logits in a way that this version does not know"
+    return None
 
 
 class _LinearHead(torch.autograd.Function):
@@ -190,7 +210,7 @@ def _factor(model: PreTrainedModel) -> float:
 
 
 def _hidden(model: PreTrainedModel, tokens: Tensor, **extra: Any) -> Tensor:
-    hidden: Tensor = model.base_model(input_ids=tokens, use_cache=False, **extra).last_hidden_state
+    hidden: Tensor = body_of(model)(input_ids=tokens, use_cache=False, **extra).last_hidden_state
     return hidden
 
 

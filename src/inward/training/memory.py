@@ -21,6 +21,7 @@ from inward.errors import TrainingError, UsageError
 from inward.hardware import device, total_memory
 from inward.training.batches import held_tokens, micro_batches
 from inward.training.examples import Example
+from inward.training.flops import attention_shape, whole_number
 from inward.training.logps import chunk_logits
 from inward.training.weights import working_dtype
 
@@ -56,8 +57,10 @@ def training_needs(
     *,
     on: torch.device,
     parts: int = 1,
-) -> Needs:
+) -> Needs | None:
     """Return what training a model of a (text) configuration takes, `tokens` at a time in `dtype`, on a device of this type.
+
+    None where it is not known.
 
     Full training holds working weights, beside bf16 ones their fp32 masters, and gradients in fp32; AdamW holds two moments.
     Gradients in bf16 stand for one weight at a time (`head` has the largest). Of a quantised base one matrix at a time is
@@ -65,7 +68,9 @@ def training_needs(
     Where weights are cut into `parts`, this is what one process holds.
     """
     size = dtype.itemsize
-    shape = _Shape(config)
+    shape = _shape_of(config)
+    if shape is None:
+        return None
     trained = parameters if settings.lora is None else settings.lora.rank * shape.layers * shape.lora_widths
     weights = size * parameters
     if settings.quantise:
@@ -84,7 +89,7 @@ def training_needs(
         tokens * size * shape.width * shape.layers + layer if settings.gradient_checkpointing else layer * shape.layers
     )
     logits = (size + 4) * chunk_logits(on)  # and their exponentials in fp32, all at once on a GPU
-    head = (4 + size) * config.vocab_size * shape.width if settings.lora is None else 0
+    head = (4 + size) * shape.vocabulary * shape.width if settings.lora is None else 0
     return Needs(weights=weights, optimiser=moments * trained, activations=activations, logits=logits + head)
 
 
@@ -111,18 +116,20 @@ def check_memory(
     """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate for one process.
 
     On processors `processes` share the memory; a GPU's belongs to one. `sharded` says that they cut the weights between them.
-    None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors).
+    None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors), which
+    is logged: an estimate that cannot be made stops nothing.
     """
     from transformers import AutoConfig
 
     parameters = _parameters(model_path)
-    if not parameters:
-        return None
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
-    if not all(getattr(config, name, None) for name in ("hidden_size", "intermediate_size", "vocab_size")):
-        return None
     on, parts = device(), processes if sharded else 1
-    needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, on=on, parts=parts)
+    needs = None
+    if parameters:
+        needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, on=on, parts=parts)
+    if needs is None:
+        log.warning("how much memory training %s takes is not known beforehand: its shape cannot be read", model_path)
+        return None
     there = total_memory(on) // (processes if on.type == "cpu" else 1)
     if needs.total <= there:
         return needs
@@ -169,18 +176,17 @@ def lower_budget(budget: Budget, pairs: Sequence[Example], trainee: Trainee) -> 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
     """The widths of a decoder layer, in numbers a token."""
 
-    def __init__(self, config: Any) -> None:
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self.layers: int = config.num_hidden_layers
-        self.width: int = config.hidden_size
-        self.queries: int = heads * head
-        self.keys: int = (getattr(config, "num_key_value_heads", None) or heads) * head
-        self.inner: int = config.intermediate_size
-        self.outside: int = config.vocab_size * config.hidden_size * (1 if getattr(config, "tie_word_embeddings", True) else 2)
+    layers: int
+    width: int
+    queries: int
+    keys: int
+    inner: int
+    vocabulary: int
+    outside: int
 
     def kept(self, size: int) -> int:
         """Return the bytes that a layer keeps for a token: two norms (fp32 inputs), attention, and a gated feed-forward."""
@@ -197,6 +203,25 @@ class _Shape:
     def lora_widths(self) -> int:
         """Return the rows and columns that an adapter of rank 1 has on a layer's seven matrices."""
         return 2 * (self.width + self.queries) + 2 * (self.width + self.keys) + 3 * (self.width + self.inner)
+
+
+def _shape_of(config: Any) -> _Shape | None:
+    """Return the shape of a decoder layer, as most configurations name it; None for one that does not, or if layers differ."""
+    heads, head = attention_shape(config)
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    layers, width, inner, vocabulary = (whole_number(config, name) for name in names)
+    if not (heads and head and layers and width and inner and vocabulary):
+        return None
+    matrices = 1 if getattr(config, "tie_word_embeddings", True) else 2
+    return _Shape(
+        layers=layers,
+        width=width,
+        queries=heads * head,
+        keys=(whole_number(config, "num_key_value_heads") or heads) * head,
+        inner=inner,
+        vocabulary=vocabulary,
+        outside=vocabulary * width * matrices,
+    )
 
 
 def _parameters(model_path: Path) -> int:

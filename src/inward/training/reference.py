@@ -22,10 +22,10 @@ from torch import Tensor
 from inward.config import Batching, Dtype, TrainingSettings
 from inward.errors import TrainingError
 from inward.hardware import to_device
-from inward.training.attention import settle
 from inward.training.batches import collate, micro_batches
 from inward.training.examples import Example, ReferenceLogps
-from inward.training.logps import check_head, sequence_logps
+from inward.training.logps import sequence_logps
+from inward.training.support import check_positions, choose_batching
 from inward.training.weights import load_model, working_dtype
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ def load_reference(path: Path, settings: TrainingSettings, *, dtype: Dtype, trus
     """Load the reference as the policy is loaded: over a quantised base, it is that base with no adapter."""
     working = working_dtype(dtype)
     model = load_model(path, working, quantise=settings.quantise, trust_remote_code=trust_remote_code)
-    check_head(model)
-    return Reference(model=model, batching=settle(model, settings.batching), path=path)
+    return Reference(model=model, batching=choose_batching(model, settings.batching), path=path)
 
 
 @torch.no_grad()
 def reference_logps(reference: Reference, examples: Sequence[Example], settings: TrainingSettings) -> list[ReferenceLogps]:
     """Return the reference's log-probabilities of every example, in the order of the examples.
 
-    Raises TrainingError where one is not finite, naming the pair.
+    Raises TrainingError where one is not finite, naming the pair, and UsageError for one that is too long (`check_positions`).
     """
+    check_positions(reference.model, examples)
     micros = micro_batches(examples, settings.batch_tokens, reference.batching)
     batches = (collate(micro, reference.model.device, reference.batching) for micro in micros)
     sums_2B = [sequence_logps(reference.model, batch).view(2, -1) for batch in batches]

@@ -49,6 +49,7 @@ from inward.training.objective import losses, pair_sums
 from inward.training.optimiser import learning_rate, round_to_working
 from inward.training.reference import align_reference
 from inward.training.sharding import allowed_tokens, idle_passes, put_together, shortest, start_again
+from inward.training.support import check_positions
 from inward.training.team import ALONE, Team, peers
 from inward.training.trackers import Tell, require_packages, tracking
 from inward.training.trainee import Trainee, evaluating, make_trainee, seeded, write_checkpoint
@@ -133,7 +134,7 @@ def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> 
         trust_remote_code=trust_remote_code,
     )
     measured_peak(working_dtype(dtype), device())
-    return make_trainee(
+    trainee = make_trainee(
         job.model_path,
         job.settings,
         seed=job.seed,
@@ -142,6 +143,8 @@ def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> 
         team=job.team,
         sharded=sharded,
     )
+    check_positions(trainee.model, (*job.examples, *job.held_out))
+    return trainee
 
 
 def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None) -> None:
@@ -245,7 +248,7 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
         tokens=sum(example.tokens for example in pairs),
         seconds=time.perf_counter() - started,
         referenced=settings.needs_reference,
-        flops=trainee.work.step(pairs),
+        flops=None if trainee.work is None else trainee.work.step(pairs),
         peak_flops=job.team.size * measured_peak(trainee.dtype, trainee.model.device),
     )
 

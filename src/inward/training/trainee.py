@@ -14,11 +14,10 @@ import torch
 from inward.config import Batching, Dtype, LoraSettings, TrainingSettings
 from inward.errors import UsageError
 from inward.storage import read_json, whole_folder, write_json
-from inward.training.attention import settle
 from inward.training.flops import Work, work_of
-from inward.training.logps import check_head
 from inward.training.optimiser import Weights, make_optimiser, make_weights
 from inward.training.sharding import Root, gather_tensors, shard
+from inward.training.support import choose_batching
 from inward.training.team import ALONE, Team
 from inward.training.weights import load_model, stored_dtype, working_dtype, write_model
 
@@ -35,7 +34,7 @@ class Trainee:
     """`model` is the bare model; with LoRA it holds the adapter's layers, and `adapted` is peft's wrapper around it.
 
     All passes go through `root`; it computes in `dtype`. `sharded` says whether weights are cut over the processes of a team.
-    `batching` is how its micro-batches are laid out, `work` what its passes cost.
+    `batching` is how its micro-batches are laid out, `work` what its passes cost, where that is known.
     """
 
     model: PreTrainedModel
@@ -46,7 +45,7 @@ class Trainee:
     weights: Weights
     optimiser: torch.optim.Optimizer
     batching: Batching
-    work: Work
+    work: Work | None
 
 
 def make_trainee(
@@ -71,8 +70,7 @@ def make_trainee(
         trust_remote_code=trust_remote_code,
         onto=torch.device("cpu") if sharded else None,
     )
-    check_head(model)
-    batching = settle(model, settings.batching)
+    batching = choose_batching(model, settings.batching)
     adapted = _adapt(model, settings.lora, seed) if settings.lora else None
     if settings.gradient_checkpointing:
         _recompute_layers(model)

@@ -2,7 +2,7 @@
 
 Every prompt is read once for all its samples; rows then decode together and are replaced as they finish (`decode`). The
 keys of a prompt are held once for its samples where the architecture allows (`shared_prefix`), else in the model's own
-cache (`padded`), which is logged.
+cache (`padded`), which is logged. A model that neither decodes rightly is refused (`trial`).
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progr
 from inward.engines.row import check_lengths, make_rules
 from inward.engines.transformers.decode import Decoder, decode
 from inward.engines.transformers.likelihood import continuation_logps
-from inward.engines.transformers.linear_layout import pack
+from inward.engines.transformers.linear_layout import lay_out_linears
 from inward.engines.transformers.logps import opening_logps
 from inward.engines.transformers.padded import PaddedDecoder
-from inward.engines.transformers.shared_prefix import SharedPrefixDecoder, why_unsupported
+from inward.engines.transformers.shared_prefix import NAME, SharedPrefixDecoder
+from inward.engines.transformers.trial import require_decoder
 from inward.errors import UsageError
 from inward.hardware import device, give_back_memory, resolve_dtype
 from inward.models.tokenizer import context_of, encode_chat, encode_text, load_tokenizer, plain_text, stop_tokens
 
 log = logging.getLogger(__name__)
-TRIAL = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TransformersEngine:
     """An `Engine` over a model in this process; `load_engine` makes one. `rows` completions are drawn side by side.
 
-    `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples. `today`
-    is the date for chat templates that write one.
+    `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples, as was
+    found for the configuration `tried`. `today` is the date for chat templates that write one.
     """
 
     rows: int
@@ -50,6 +50,7 @@ class TransformersEngine:
     context: int = 0
     stops: frozenset[int] = frozenset()
     shared: bool = False
+    tried: dict[str, Any] | None = None
 
     @property
     def abilities(self) -> Abilities:
@@ -59,7 +60,8 @@ class TransformersEngine:
         """Take the model of a folder or Hub name, or the adapter there, merged in fp32 into `base`.
 
         Without `base` that is the model the adapter's settings name, by a path that may no longer hold. The new model is read
-        before the held one is let go, so that a folder that cannot be loaded (UsageError) changes nothing.
+        before the held one is let go, so that a folder that cannot be loaded (UsageError) changes nothing. One that cannot be
+        sampled rightly (UsageError) leaves the engine closed.
         """
         adapter = str(folder) if (Path(folder) / "adapter_config.json").is_file() else None
         weights = str(folder) if adapter is None else str(base or _base_of(adapter))
@@ -69,12 +71,21 @@ class TransformersEngine:
         target = device()
         model = model.to(device=target, dtype=resolve_dtype(self.dtype, target)).eval()
         with torch.inference_mode():
-            pack(model, self.rows)
-            unsupported = why_unsupported(model, encode_chat(tokenizer, TRIAL))
-        if unsupported:
-            log.warning("%s decodes through the slower padded cache: %s", folder, unsupported)
-        self.model, self.tokenizer, self.shared = model, tokenizer, unsupported is None
+            lay_out_linears(model, self.rows)
         self.context, self.stops = context_of(model.config, tokenizer), stop_tokens(model, tokenizer)
+        self._choose_decoder(model, tokenizer, str(folder))
+        self.model, self.tokenizer = model, tokenizer
+
+    def _choose_decoder(self, model: Any, tokenizer: Any, name: str) -> None:
+        """Set `shared`, and the attention that it takes. Other weights of the same architecture are not tried again."""
+        architecture = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+        if architecture != self.tried:
+            decoder, reasons = require_decoder(model, tokenizer, self.context)
+            if decoder == "padded":
+                log.warning("%s decodes through the slower padded cache: %s", name, reasons[0])
+            self.shared, self.tried = decoder == "shared", architecture
+        if self.shared:
+            model.set_attn_implementation(NAME)
 
     def close(self) -> None:
         """Give back the model's memory: to the system on a processor, to this process on a GPU."""
@@ -105,7 +116,7 @@ class TransformersEngine:
         check_lengths(requests, rules, self.context)
         decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
         rows = decode(decoder, requests, rules, decoding, rows=self.rows, seed=seed, progress=progress)
-        order = {request.id: at for at, request in enumerate(requests)}
+        order = {request.id: index for index, request in enumerate(requests)}
         rows.sort(key=lambda row: (order[row.request_id], row.index))
         openings = opening_logps(self.model, requests, rules.opening) if decoding.logps else {}
         return [row.completion(openings.get(row.request_id)) for row in rows]
@@ -115,8 +126,11 @@ class TransformersEngine:
         return encode_text(self.tokenizer, text)
 
     def logps(self, stems: Sequence[tuple[int, ...]], tails: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Return log P(tail | stem) for each stem and each tail (`likelihood`)."""
+        """Return log P(tail | stem) for each stem and each tail (`likelihood`). Raises `UsageError` beyond the context."""
         self._require_open()
+        longest = max(map(len, stems), default=0) + max(map(len, tails), default=0)
+        if longest > self.context:
+            raise UsageError(f"a text of {longest} tokens with its continuation exceeds the model's context of {self.context}")
         return continuation_logps(self.model, stems, tails, rows=self.rows, share=self.shared)
 
     def _require_open(self) -> None:
@@ -139,8 +153,8 @@ def load_engine(
 ) -> TransformersEngine:
     """Return an engine that holds the model of a folder or Hub name, as `TransformersEngine.load` takes it.
 
-    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless
-    given. Raises `UsageError` if the model cannot be loaded.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless given. Raises
+    `UsageError` if the model cannot be loaded, or cannot be sampled rightly.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -11,11 +11,11 @@ from functools import partial
 
 import torch
 
-LIMIT = 2 * 2**30
+MAX_COPIED_BYTES = 2 * 2**30
 """Bytes of weights up to which a second, rearranged copy is worth its memory."""
 
 
-def pack(model: torch.nn.Module, rows: int) -> int:
+def lay_out_linears(model: torch.nn.Module, rows: int) -> int:
     """Rearrange the weights of every plain linear layer for `rows` rows; return how many (0 where it cannot help).
 
     Only for bf16 on a processor. The model computes the same products and can no longer be trained.
@@ -23,15 +23,15 @@ def pack(model: torch.nn.Module, rows: int) -> int:
     layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
     size = sum(layer.weight.nbytes for layer in layers)
     fits = all(layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu" for layer in layers)
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if not (fits and known and size <= LIMIT and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    offered = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if not (fits and offered and size <= MAX_COPIED_BYTES and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return 0
     for layer in layers:
-        packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
-        layer.forward = partial(_linear, packed, layer.bias)  # type: ignore[method-assign]
+        reordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+        layer.forward = partial(_linear, reordered, layer.bias)  # type: ignore[method-assign]
     return len(layers)
 
 
-def _linear(packed: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def _linear(reordered: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
     return result

@@ -23,22 +23,22 @@ CACHED_ROWS = 32
 
 def logsumexp(logits_RV: Tensor, *, normalise: bool = False) -> Tensor:
     """Return log sum exp of each row [R] in fp32; with `normalise` also turn the logits into probabilities, in place."""
-    found = []
+    sums = []
     for block in torch.split(logits_RV, CACHED_ROWS if logits_RV.device.type == "cpu" else len(logits_RV)):
         top_R1 = block.amax(dim=1, keepdim=True).to(torch.promote_types(block.dtype, torch.float32))
         parts_RV = block.to(top_R1.dtype, copy=True).sub_(top_R1).exp_()  # a copy also of fp32: the logits stay
         total_R1 = parts_RV.sum(dim=1, keepdim=True)
         if normalise:
             block.copy_(parts_RV.div_(total_R1))
-        found.append(total_R1.log_().add_(top_R1)[:, 0].float())
-    return torch.cat(found)
+        sums.append(total_R1.log_().add_(top_R1)[:, 0].float())
+    return torch.cat(sums)
 
 
 def token_logps(logits_RV: Tensor, tokens_R: Sequence[int]) -> list[float]:
     """Return the log-probability (nats) of one token for each row."""
     index_R1 = torch.tensor(tokens_R, device=logits_RV.device)[:, None]
-    found: list[float] = (logits_RV.gather(1, index_R1)[:, 0].float() - logsumexp(logits_RV)).tolist()
-    return found
+    logps_R: list[float] = (logits_RV.gather(1, index_R1)[:, 0].float() - logsumexp(logits_RV)).tolist()
+    return logps_R
 
 
 def opening_logps(model: Any, requests: Sequence[Request], opening: Sequence[int]) -> dict[str, tuple[float, ...]]:
@@ -48,9 +48,9 @@ def opening_logps(model: Any, requests: Sequence[Request], opening: Sequence[int
     """
     if not opening:
         return {request.id: () for request in requests}
-    found = {}
+    openings = {}
     for request in requests:
         tokens = torch.tensor([[*request.tokens, *opening[:-1]]], device=model.device)
         logits_RV = model(tokens, use_cache=False, logits_to_keep=len(opening)).logits[0]
-        found[request.id] = tuple(token_logps(logits_RV, opening))
-    return found
+        openings[request.id] = tuple(token_logps(logits_RV, opening))
+    return openings

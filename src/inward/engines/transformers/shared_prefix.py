@@ -9,8 +9,9 @@ prompt and head, whatever the number of samples) and against their own drawn tok
 same sums as ordinary attention, in another order. Nothing is copied to repeat heads or samples, and the blocks grow by
 `BLOCK` tokens, not by one.
 
-It is hooked in as an attention function of `transformers` (`AttentionInterface`). That fits models whose attention is
-full and causal; `why_unsupported` names what does not fit, and `padded.PaddedDecoder` serves those.
+It is hooked in as an attention function of `transformers` (`AttentionInterface`), which also notes the prompts' keys and
+values as attention sees them, whatever the model's own cache would hold. That fits models whose attention is full and causal;
+`trial` finds out which those are, and `padded.PaddedDecoder` serves the others.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface
+
+from inward.models.architectures import UnsupportedAttention
 
 NAME = "inward_shared_prefix"
 BLOCK = 32
 PREFILL_TOKENS = 8192
 UNSUPPORTED = ("softcap", "s_aux", "sliding_window", "position_bias")
-
-
-class UnsupportedAttention(Exception):
-    """The model asked its attention for something that this decoder does not compute."""
 
 
 class Cohort:
@@ -42,10 +41,10 @@ class Cohort:
         self.prefix_keys, self.prefix_values = keys, values
         self.lengths_P = lengths_P
         self.drawn = 0
-        empty = (len(prompt_of_row), keys[0].shape[1], 0, keys[0].shape[3])
-        self.keys = [layer.new_zeros(empty) for layer in keys]
-        self.values = [layer.new_zeros(empty) for layer in values]
-        self._place(prompt_of_row)
+        rows = len(prompt_of_row)
+        self.keys = [layer.new_zeros(rows, layer.shape[1], 0, layer.shape[3]) for layer in keys]
+        self.values = [layer.new_zeros(rows, layer.shape[1], 0, layer.shape[3]) for layer in values]
+        self._lay_out_rows(prompt_of_row)
 
     @property
     def rows(self) -> int:
@@ -78,10 +77,10 @@ class Cohort:
             for store in (self.prefix_keys, self.prefix_values):
                 for layer, old in enumerate(store):
                     store[layer] = old[:, :, :longest].index_select(0, index)
-        self._place([prompts.index(self.prompt_of_row[row]) for row in rows])
+        self._lay_out_rows([prompts.index(self.prompt_of_row[row]) for row in rows])
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Store this token's key and value [R, H, W] and return the attention of `query` [R, H, G, W], same shape."""
+        """Store this token's key and value [R, H, W]; return the attention of `query` [R, H, G, W], as wide as `value`."""
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.drawn] = key
         values[:, :, self.drawn] = value
@@ -95,7 +94,7 @@ class Cohort:
         result += self._by_row(self._by_prompt(weights[..., :padded]) @ self.prefix_values[layer])
         return result
 
-    def _place(self, prompt_of_row: list[int]) -> None:
+    def _lay_out_rows(self, prompt_of_row: list[int]) -> None:
         """Lay the rows out as P x N slots, so that prompts with fewer rows than others can share one product."""
         self.prompt_of_row = prompt_of_row
         prompts = len(self.lengths_P)
@@ -142,11 +141,20 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cohorts: Sequence[Cohort] | None = None,
+    prompt_states: PromptStates | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend one token [R, H x G, 1, W] to its cohort's store; without `cohorts` (prefill) plain causal attention."""
+    """Attend one token [R, H x G, 1, W] to its cohort's store; without `cohorts` plain causal attention.
+
+    Keys and values of prompts are noted in `prompt_states`.
+    """
     if attention_mask is not None or any(kwargs.get(name) is not None for name in UNSUPPORTED):
         raise UnsupportedAttention(f"{type(module).__name__} needs a mask, a window, a cap or sinks")
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if prompt_states is not None:
+        if layer in prompt_states:
+            raise UnsupportedAttention(f"{type(module).__name__} attends twice in a layer")
+        prompt_states[layer] = (key, value)
     if cohorts is None:
         plain = AttentionInterface()["sdpa"]
         result: tuple[torch.Tensor, None] = plain(module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs)
@@ -154,7 +162,7 @@ def attention(
     rows, heads, _, width = query.shape
     grouped = query.reshape(rows, key.shape[1], -1, width)
     factor = width**-0.5 if scaling is None else scaling
-    layer, start, parts = int(module.layer_idx), 0, []  # type: ignore[arg-type]
+    start, parts = 0, []
     for cohort in cohorts:
         part = slice(start, start + cohort.rows)
         parts.append(cohort.attend(layer, grouped[part], key[part, :, 0], value[part, :, 0], factor))
@@ -163,6 +171,8 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
+PromptStates = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values [P, H, T, W] of prompts by layer."""
 
 
 @dataclass(slots=True)
@@ -183,10 +193,12 @@ class SharedPrefixDecoder:
         for start in range(0, len(prompts), per_batch):
             batch = [list(prompt) for prompt in prompts[start : start + per_batch]]
             ids = torch.tensor([(prompt[:-1] + [prompt[-1]] * longest)[:longest] for prompt in batch])
-            cache = DynamicCache()
-            self.model(ids.to(self.model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-            keys.append([layer.keys for layer in cache.layers])
-            values.append([layer.values for layer in cache.layers])
+            states: PromptStates = {}
+            self.model(ids.to(self.model.device), use_cache=False, logits_to_keep=1, prompt_states=states)
+            if sorted(states) != list(range(len(states))):
+                raise UnsupportedAttention(f"{type(self.model).__name__} has layers that do not attend")
+            keys.append([states[layer][0] for layer in range(len(states))])
+            values.append([states[layer][1] for layer in range(len(states))])
         prompt_of_row = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
         self.cohorts.append(Cohort(_join(keys), _join(values), lengths, prompt_of_row))
 
@@ -194,7 +206,7 @@ class SharedPrefixDecoder:
         for cohort in self.cohorts:
             cohort.reserve()
         device = self.model.device
-        positions = torch.tensor([at for cohort in self.cohorts for at in cohort.positions], device=device)
+        positions = torch.tensor([position for cohort in self.cohorts for position in cohort.positions], device=device)
         ids = torch.tensor(tokens_R, device=device)
         output = self.model(ids[:, None], position_ids=positions[:, None], use_cache=False, cohorts=self.cohorts)
         for cohort in self.cohorts:
@@ -203,9 +215,9 @@ class SharedPrefixDecoder:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        wanted, start, cohorts = set(rows), 0, []
+        remaining, start, cohorts = set(rows), 0, []
         for cohort in self.cohorts:
-            kept = [row for row in range(cohort.rows) if start + row in wanted]
+            kept = [row for row in range(cohort.rows) if start + row in remaining]
             start += cohort.rows
             if kept:
                 if len(kept) < cohort.rows:
@@ -216,49 +228,3 @@ class SharedPrefixDecoder:
 
 def _join(batches: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.cat(layers).contiguous() for layers in zip(*batches, strict=True)]
-
-
-def why_not_full(config: Any) -> str | None:
-    """Return why not every layer of a model attends to all that stands before, as its (text) configuration has it, or None."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
-        return f"it has layers of kind {', '.join(sorted(kinds))}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "it attends within a sliding window"
-    return None
-
-
-def why_not_plain(model: Any) -> str | None:
-    """Return why a model's attention cannot be replaced by plain causal attention, as far as its configuration tells."""
-    config = model.config.get_text_config()
-    if partial := why_not_full(config):
-        return partial
-    if getattr(config, "is_encoder_decoder", False) or not getattr(model, "_supports_attention_backend", False):
-        return "its attention cannot be replaced"
-    return None
-
-
-def why_unsupported(model: Any, trial: Sequence[int]) -> str | None:
-    """Return why this decoder cannot serve the model, or None, and then leave its attention function in the model.
-
-    The last check decodes the tokens `trial` and compares the logits. They must be an ordinary chat prompt: on nonsense a
-    model in bf16 is chaotic, and two correct ways to compute the same attention disagree.
-    """
-    if reason := why_not_plain(model):
-        return reason
-    usual = model.config._attn_implementation
-    whole = torch.tensor([list(trial)], device=model.device)
-    expected = model(whole, use_cache=False).logits[0, -1].float()
-    model.set_attn_implementation(NAME)
-    try:
-        decoder = SharedPrefixDecoder(model, [])
-        decoder.admit([trial[:-2], trial[:-1]], [1, 2])
-        decoder.step([trial[-3], trial[-2], trial[-2]])
-        found = decoder.step([trial[-2], trial[-1], trial[-1]])[1:].float()
-    except UnsupportedAttention as reason:
-        model.set_attn_implementation(usual)
-        return str(reason)
-    if float((found - expected).abs().mean()) <= 0.15 * float(expected.std()):
-        return None
-    model.set_attn_implementation(usual)
-    return "its attention is not plain causal attention: a trial gave other logits"

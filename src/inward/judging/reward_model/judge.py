@@ -6,7 +6,8 @@ tokens.
 - Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad with;
   where there is none, each batch pads with an id that none of its rows holds.
 - A model is tried on a few short conversations when it is loaded: the form of what its head puts out, whether prompts can be
-  read apart, and, of a head that is the model's own code, whether padding changes its scores (then nothing is padded).
+  read apart, and, of a head that is the model's own code, whether padding changes its scores (then nothing is padded). Nor
+  is anything padded where rotary positions depend on the longest conversation of a batch and conversations can be so long.
 - Reading prompts apart gives the same sums in another order: equal scores in fp32, and in 16 bits ones that differ by their
   rounding, so that the judge's name says it there.
 """
@@ -27,6 +28,7 @@ from inward.judging.reward_model import prefix as reward_prefix
 from inward.judging.reward_model.conversations import Conversations, Family, Row, batches, by_content, families, unused_id
 from inward.judging.reward_model.heads import Reading
 from inward.judging.spending import Spending
+from inward.models.architectures import position_limit
 from inward.records import Prompt
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ class RewardModel:
         trial = by_content([row for at in range(len(TRIAL)) for row in self.conversations.trial(at, *TRIAL[at], context)])
         numbers_BN = self._try(trial)
         self._objectives = reward_heads.resolve(settings, self._model.config, numbers_BN.shape[1])
-        self._even = loaded.own_code and self._padding_matters(trial, numbers_BN)
+        positions = position_limit(self._model.config)
+        self._positions_vary = positions is not None and self.conversations.limit > positions
+        self._even = self._positions_vary or (loaded.own_code and self._padding_matters(trial, numbers_BN))
         self.why_unshared = self._why_unshared(trial)
 
     @property
@@ -167,6 +171,8 @@ class RewardModel:
         body = self._model.base_model
         if body is self._model or trial[0].types is not None:
             return "it is an encoder, or its body cannot be told from its head"
+        if self._positions_vary:
+            return "its positions depend on the longest conversation of a batch"
         if self._even:
             return "padding changes its scores"
         shared, others = families(trial)
