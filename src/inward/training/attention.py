@@ -17,7 +17,6 @@ that they see, R rows, L tokens of the longest row.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,6 @@ from inward.engines.transformers.shared_prefix import UNSUPPORTED
 from inward.hardware import to_device
 from inward.models.architectures import UnsupportedAttention
 
-log = logging.getLogger(__name__)
 NAME = "inward_pack"
 BLOCK = 128
 """Queries that are computed at once: of 128, 256 and 512 the fastest or as fast at all lengths tried (two cores, bf16)."""
