@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from inward.engines.engine import Decoding, Request
 from inward.engines.transformers.engine import load_engine
@@ -51,6 +52,22 @@ def test_an_adapter_is_merged_into_the_base_that_is_given(tmp_path: Path) -> Non
     assert drawn(load_engine(moved / "adapter", base=moved / "seed", dtype="float32")) == before
     other = tiny_model(tmp_path / "other", seed=1)
     assert drawn(load_engine(moved / "adapter", base=other, dtype="float32")) != before
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_only_weights_are_rounded_to_the_number_format(tmp_path: Path) -> None:
+    """Rotary frequencies stay in fp32, as in transformers and in training: rounded, they turn a late token by a radian."""
+    base = tiny_model(tmp_path / "seed")
+    adapter = tiny_adapter(base, tmp_path / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    expected = dict(plain.named_buffers())
+    assert any(buffer.dtype == torch.float32 for buffer in expected.values())
+    for folder in (base, adapter):
+        engine = load_engine(folder, dtype="bfloat16")
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+        for name, buffer in engine.model.named_buffers():
+            assert torch.equal(buffer, expected[name]), name
+            assert buffer.dtype == expected[name].dtype, name
 
 
 def test_a_whole_model_needs_no_base(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
         return max(len(encode_chat(tokenizer, messages(fmt, text), today=today)) for fmt in formats)
 
     context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+    _check_architecture(run, seed)
     limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
     prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
     require_packages(recipe.training)
@@ -80,6 +81,16 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     )
     _pin(run, seed, dealt)
     return dealt
+
+
+def _check_architecture(run: Run, seed: Path) -> None:
+    """Raise UsageError for a model that cannot be sampled or trained rightly; say where a slower way is taken, and why."""
+    from inward.training.support import check_architecture
+
+    support = check_architecture(seed, trust_remote_code=run.recipe.model.trust_remote_code)
+    if support is not None and (support.sampling, support.training) != ("shared", "packed"):
+        reasons = "; ".join(support.reasons)
+        run.reporter.say(f"{seed.name}: sampling is {support.sampling}, training is {support.training} ({reasons})")
 
 
 def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:
