@@ -6,8 +6,8 @@ form offers one. A judge that reasons first may judge better; this one costs a s
 its `p` says how sure it is.
 
 A judge may like a position more than any answer. With `both_orders` each battle is asked the other way round as well, and the
-logarithms of each label and of its mirror there (`A>B` and `B>A`) are averaged: whatever pulls towards a position, for this very
-pair, cancels. The battle the other way round is then known too and costs nothing more.
+logarithms of each label and of its mirror there (`A>B` and `B>A`) are averaged: whatever pulls towards a position, for this
+very pair, cancels. The battle the other way round is then known too and costs nothing more.
 """
 
 from __future__ import annotations

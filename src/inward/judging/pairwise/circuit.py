@@ -1,9 +1,10 @@
 """When to stop asking an endpoint: what went wrong in a row, over all requests of all threads.
 
-Two things are counted. Requests that failed with all their retries say that the server is broken: `limit` of them in a row open
-the circuit. Refused requests (HTTP 400 and the like) may be at fault themselves, as prompts that are too long for the model are,
-and many of them may come in a row: after `limit` of them a short request of the same form is sent. If that is refused too, the
-server takes no request, and the circuit opens; if it is answered, twice as many refusals are let pass before the next one.
+Two things are counted. Requests that failed with all their retries say that the server is broken: `limit` of them in a row
+open the circuit. Refused requests (HTTP 400 and the like) may be at fault themselves, as prompts that are too long for the
+model are, and many of them may come in a row: after `limit` of them a short request of the same form is sent. If that is
+refused too, the server takes no request, and the circuit opens; if it is answered, twice as many refusals may come before the
+next one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Circuit:
 
     def needs_probe(self, *, forbidden: bool) -> bool:
         """Say whether a short request should find out if the server takes any. One that is `forbidden` makes it urgent."""
-        return self.refusals >= (1 if forbidden else self.limit) * 2**self.passed
+        return self.refusals >= (1 if forbidden else self.limit) << self.passed
 
     def probe_passed(self) -> None:
         self.passed += 1

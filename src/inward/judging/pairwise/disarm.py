@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from inward.errors import UsageError
 from inward.judging.pairwise.replies import REASONING_TAGS
@@ -36,48 +36,10 @@ _KNOWN_CONTROL = re.compile(
     r"|\u25c1(?=/?\w{1,32}\u25b7)",
     re.IGNORECASE,
 )
-_HTML: Final = frozenset(
-    [
-        "a",
-        "b",
-        "blockquote",
-        "body",
-        "br",
-        "caption",
-        "code",
-        "div",
-        "em",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "head",
-        "hr",
-        "html",
-        "i",
-        "img",
-        "li",
-        "ol",
-        "p",
-        "pre",
-        "s",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-        "sup",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "u",
-        "ul",
-    ]
+_HTML = re.compile(
+    r"</?(?:a|b|blockquote|body|br|caption|code|div|em|h[1-6]|head|hr|html|i|img|li|ol|p|pre|s|span|strike|strong|sub|sup|table"
+    r"|tbody|td|tfoot|th|thead|tr|u|ul)/?>",
+    re.IGNORECASE,
 )
 """Tags that some tokenizers have as one token each, and that mean what they do in HTML."""
 
@@ -132,7 +94,7 @@ def _special_tokens(tokenizer: Any) -> Iterator[str]:
         token = entry.content.strip()
         if len(token) < 2 or token.isalnum() or not any(map(str.isalnum, token)):
             continue
-        if entry.special or token.strip("</> ").lower() not in _HTML:
+        if entry.special or not _HTML.fullmatch(token):
             yield token
 
 

@@ -73,7 +73,7 @@ class EndpointChat:
 
     The circuit opens after `failures_to_open` requests in a row that fail with all their retries, after one that reached no
     server, and where a server refuses even a short request (`circuit`). Every call that is under way then raises `Stopped`, a
-    `JudgeError` that holds what that call had answered. A later call tries again, and its first failure opens the circuit again.
+    `JudgeError` that holds what that call had answered. A later call tries again; its first failure opens the circuit again.
     """
 
     def __init__(

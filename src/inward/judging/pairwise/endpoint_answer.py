@@ -118,9 +118,10 @@ def reply_of(content: dict[str, Any]) -> Reply:
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     finish = cut(finish) if isinstance(finish, str) else None
     text = _text_of(message.get("content")) if isinstance(message, dict) else None
-    if text is not None and (text.strip() or not _reasoning_in(message)):
+    reasoned = isinstance(message, dict) and _reasoning_in(message)
+    if text is not None and (text.strip() or not reasoned):
         return Reply(text=_storable(text), finish=finish)
-    if isinstance(message, dict) and _reasoning_in(message):
+    if reasoned:
         ended = f" (finish_reason {finish!r})" if finish else ""
         return Reply(text=None, error=f"the answer holds reasoning and nothing after it{ended}", finish=finish)
     return Reply(text=None, error=cut(f"the answer holds no text: {json.dumps(choice)}"), finish=finish)
