@@ -16,10 +16,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
+from inward.models.names import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,16 @@ class Reading:
     parts: dict[str, float | None]
 
 
+def model_folder(settings: RewardModelJudge) -> Path:
+    """Return the folder that the model is read from, fetched first where `path` is a Hub name. Raises `UsageError`."""
+    try:
+        return local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    except UsageError as error:
+        raise UsageError(
+            f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}"
+        ) from error
+
+
 def check(settings: RewardModelJudge) -> None:
     """Look at the model's configuration, and at its tokenizer if need be: what is wrong shows before anything is sampled.
 
@@ -64,7 +76,7 @@ def check(settings: RewardModelJudge) -> None:
     _config(settings)
     if settings.input == "chat":
         with _loading(settings):
-            tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings), trust_remote_code=settings.trust_remote_code)
         _need_template(settings, tokenizer)
 
 
@@ -73,12 +85,13 @@ def load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     trust = {"trust_remote_code": settings.trust_remote_code}
+    folder = model_folder(settings)
     config, own_code = _config(settings)
     with _loading(settings):
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, **trust)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
         _need_template(settings, tokenizer)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            settings.path, config=config, dtype=dtype, output_loading_info=True, **trust
+            folder, config=config, dtype=dtype, output_loading_info=True, **trust
         )
     if absent := sorted(report["missing_keys"]):
         # transformers would fill these with random numbers and go on: a language model without a score head, most often
@@ -169,8 +182,9 @@ def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
     from transformers import AutoConfig, PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    folder = model_folder(settings)
     with _loading(settings):
-        raw, _ = PreTrainedConfig.get_config_dict(settings.path)
+        raw, _ = PreTrainedConfig.get_config_dict(folder)
     code = raw.get("auto_map") or {}
     needed = AUTO_CLASS if AUTO_CLASS in code else "AutoConfig" if raw.get("model_type") not in CONFIG_MAPPING else None
     if needed in code and not settings.trust_remote_code:
@@ -179,7 +193,7 @@ def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
             "Read that code; if you trust it, set judge.trust_remote_code = true"
         )
     with _loading(settings):
-        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     if AUTO_CLASS not in code:
         resolve(settings, config, config.num_labels)
     return config, AUTO_CLASS in code

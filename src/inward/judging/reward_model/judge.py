@@ -1,7 +1,7 @@
 """A judge that is a reward model: any `AutoModelForSequenceClassification` of transformers, or one with its own head.
 
-What it reads is made in `reward_rows`, what its head says is understood in `reward_heads`, and each prompt is read once for all
-its responses by `reward_prefix` where the model allows it. Here they meet: rows sorted by length, in batches of so many padded
+What it reads is made in `conversations`, what its head puts out is read in `heads`, and each prompt is read once for all its
+responses by `prefix` where the model allows it. Here they meet: rows sorted by length, in batches of so many padded
 tokens.
 - Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad with;
   where there is none, each batch pads with an id that none of its rows holds.
@@ -26,7 +26,7 @@ from inward.judging.reward_model import heads as reward_heads
 from inward.judging.reward_model import prefix as reward_prefix
 from inward.judging.reward_model.conversations import Conversations, Family, Row, batches, by_content, families, unused_id
 from inward.judging.reward_model.heads import Reading
-from inward.judging.spending import Spending
+from inward.judging.spending import Spending, Tally
 from inward.records import Prompt
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RewardModel:
         self._settings = settings
         self._device = device()
         self._dtype = resolve_dtype(settings.dtype, self._device)
-        self._rows = self._tokens = 0
+        self._tally = Tally()
         loaded = reward_heads.load(settings, self._dtype, self._device)
         self._model = loaded.model
         context = _context(loaded.tokenizer, loaded.model)
@@ -74,7 +74,7 @@ class RewardModel:
 
     def costs(self) -> Spending:
         """Return the tokens read, of conversations as they were cut; nothing is written."""
-        return Spending(answers=self._rows, prompt_tokens=self._tokens)
+        return self._tally.read()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         rulings: dict[tuple[int, int], Ruling] = {}
@@ -86,8 +86,7 @@ class RewardModel:
                     rulings[index, first] = Ruling(first=first, unscored=row)
                 else:
                     rows.append(row)
-        self._rows += len(rows)
-        self._tokens += sum(len(row.tokens) for row in rows)
+        self._tally.add(Spending(answers=len(rows), prompt_tokens=sum(len(row.tokens) for row in rows)))
         for row, reading in self._read(rows):
             rulings[row.group, row.first] = _ruling(row, reading)
         return [[rulings[index, first] for first in range(len(group.responses))] for index, group in enumerate(groups)]
