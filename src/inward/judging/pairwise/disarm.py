@@ -87,9 +87,9 @@ def special_tokens_of(tokenizer: Any) -> frozenset[str]:
 
 
 def _special_tokens(tokenizer: Any) -> Iterator[str]:
-    for token in tokenizer.all_special_tokens:
-        if len(token) > 1 and not token.isalnum() and not token.isspace():
-            yield str(token)
+    for token in map(str.strip, tokenizer.all_special_tokens):
+        if len(token) > 1 and not token.isalnum():
+            yield token
     for entry in tokenizer.added_tokens_decoder.values():
         token = entry.content.strip()
         if len(token) < 2 or token.isalnum() or not any(map(str.isalnum, token)):
@@ -100,6 +100,7 @@ def _special_tokens(tokenizer: Any) -> Iterator[str]:
 
 @lru_cache(maxsize=8)
 def _pattern_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    assert all(len(token) > 1 and token == token.strip() for token in tokens), "a blank after its first character parts a token"
     return re.compile("|".join(map(re.escape, sorted(tokens, key=lambda token: (-len(token), token)))), re.IGNORECASE)
 
 
