@@ -158,15 +158,15 @@ class EndpointChat:
                 trouble = replace(trouble, reason=f"{trouble.reason}; it asks to wait {trouble.wait_s:.0f} s")
                 tries = attempt + 1
                 break
-        return self._failed(replace(trouble, reason=f"{trouble.reason} (tried {tries} times)"))
+        return self._failed(replace(trouble, reason=f"{trouble.reason} (tried {tries} times)"), call)
 
-    def _failed(self, trouble: Trouble) -> Reply:
+    def _failed(self, trouble: Trouble, call: _Call) -> Reply:
         self._tally.add(Spending(failures=1))
         opens = self._circuit.failed()
         if trouble.gone:
-            raise self._stop(f"cannot be reached: {trouble.reason}")
+            raise self._stop(f"cannot be reached: {trouble.reason}", call)
         if opens:
-            raise self._stop(f"failed {self._circuit.failures} requests in a row, the last with: {trouble.reason}")
+            raise self._stop(f"failed {self._circuit.failures} requests in a row, the last with: {trouble.reason}", call)
         return Reply(text=None, error=trouble.reason)
 
     async def _refused(self, session: _Session, conversation: Conversation, call: _Call, refusal: Refusal) -> Reply:
@@ -180,7 +180,7 @@ class EndpointChat:
                 if isinstance(result, Reply):
                     self._circuit.probe_passed()
                 elif isinstance(result, Refusal):
-                    raise self._stop(f"refuses every request, even the shortest. {_advice(result)}")
+                    raise self._stop(f"refuses every request, even the shortest. {_advice(result)}", call)
         return Reply(text=None, error=refusal.reason)
 
     async def _pause(self, trouble: Trouble, index: int, attempt: int) -> None:
@@ -207,7 +207,7 @@ class EndpointChat:
             return Trouble(reason=blank(f"{type(error).__name__}: {error}", call.key), gone=gone)
         result = read_answer(response.status_code, response.headers, response.text, call.key)
         if isinstance(result, Useless):
-            raise self._stop(result.reason)
+            raise self._stop(result.reason, call)
         if isinstance(result, Answer):
             return self._booked(result)
         if isinstance(result, Trouble) and result.wait_s is not None and result.wait_s <= self._backoff.longest:
@@ -233,7 +233,9 @@ class EndpointChat:
         self._tally.add(spent)
         return reply
 
-    def _stop(self, reason: str) -> JudgeError:
+    def _stop(self, reason: str, call: _Call) -> JudgeError:
+        """Open the circuit, and return the error to raise: that of another call where it opened first."""
+        self._circuit.check(call.openings)
         key = f" (its key is in {self._settings.key_env})" if self._settings.key_env else ""
         return self._circuit.open(
             JudgeError(
