@@ -10,9 +10,11 @@ server says.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -250,8 +252,14 @@ class EndpointChat:
             headers={"Content-Type": "application/json"},
             limits=httpx.Limits(max_connections=concurrency),
             timeout=self._settings.timeout_s,
+            verify=_ssl_context(),
         )
         return _Session(client=client, slots=asyncio.Semaphore(concurrency), probing=asyncio.Lock())
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # it takes longer than many a request
 
 
 async def _close_session(session: _Session) -> None:
