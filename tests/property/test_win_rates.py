@@ -188,9 +188,10 @@ def test_a_measurement_has_a_baseline_exactly_where_its_judge_needs_one() -> Non
 
 
 def test_the_tournament_of_a_real_pairwise_judge_asks_both_orders() -> None:
+    from tests.scripted_chat import ScriptedChat
+
     from inward.judging.pairwise.by_text import LLMComparer
     from inward.judging.tournament.schemes import full
-    from tests.scripted_chat import ScriptedChat
 
     chat = ScriptedChat()
     judge = Pairwise(comparer=LLMComparer(chat=chat), scheme=full, scheme_name="full")

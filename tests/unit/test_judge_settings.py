@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from inward.config import CascadeJudge, JudgeSettings, PairwiseJudge, Recipe, VerifiableJudge
 from inward.config.recipe import parse_recipe, recipe_json
 from inward.errors import UsageError
-from inward.judging.identity import judge_identity
+from inward.judging.make import judge_contents
 from inward.models.identity import content_digest
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_reward import tiny_reward_model
@@ -72,7 +72,7 @@ def test_the_models_of_a_judge_are_known_by_their_content(tmp_path: Path) -> Non
     served = {"kind": "pairwise", "endpoint": ENDPOINT}
 
     def identity(judge: dict[str, Any]) -> dict[str, str]:
-        return judge_identity(parse(judge).judge)
+        return judge_contents(parse(judge).judge)
 
     digests = {"model": content_digest(model), "rated": content_digest(rated)}
     assert identity(checks) == identity(served) == {}
@@ -89,7 +89,7 @@ def test_the_models_of_a_judge_are_known_by_their_content(tmp_path: Path) -> Non
         "judge.otherwise.path": digests["model"],
     }
     validation: JudgeSettings = parse(rates).judge
-    assert judge_identity(validation, key="validation.judge") == {"validation.judge.path": digests["rated"]}
+    assert judge_contents(validation, key="validation.judge") == {"validation.judge.path": digests["rated"]}
     tiny_model(model, seed=1)
     assert identity(fights)["judge.path"] not in digests.values()
 
@@ -98,15 +98,15 @@ def test_a_tokenizer_is_known_by_the_tokens_that_are_read_from_it(tmp_path: Path
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     settings = PairwiseJudge.model_validate({"kind": "pairwise", "endpoint": ENDPOINT | {"tokenizer": str(tmp_path)}})
-    (key,) = before = judge_identity(settings)
+    (key,) = before = judge_contents(settings)
     assert key == "judge.endpoint.tokenizer"
-    assert judge_identity(settings) == before
+    assert judge_contents(settings) == before
     tokenizer.add_tokens(["<start_of_image>"], special_tokens=True)
     tokenizer.save_pretrained(tmp_path)
-    assert judge_identity(settings) != before
+    assert judge_contents(settings) != before
 
 
 def test_a_judge_whose_model_is_nowhere_is_named() -> None:
     missing = PairwiseJudge(kind="pairwise", path="./nowhere")
     with pytest.raises(UsageError, match="nowhere"):
-        judge_identity(CascadeJudge(kind="cascade", first=VerifiableJudge(kind="verifiable"), then=missing))
+        judge_contents(CascadeJudge(kind="cascade", first=VerifiableJudge(kind="verifiable"), then=missing))

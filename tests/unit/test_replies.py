@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from inward.config import PairwiseJudge
 from inward.engines.scripted import ScriptedEngine
 from inward.errors import UsageError
+from inward.judging.make import check_judge
 from inward.judging.pairwise.by_probability import ProbabilityComparer
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.cache import Cached
@@ -22,7 +23,6 @@ from inward.judging.pairwise.comparer import Battle, Reply
 from inward.judging.pairwise.endpoint_answer import reply_of
 from inward.judging.pairwise.endpoint_labels import EndpointLabelScorer
 from inward.judging.pairwise.engine_chat import EngineChat
-from inward.judging.pairwise.judge import check
 from inward.judging.pairwise.replies import after_reasoning, read_reply
 from inward.judging.spending import Spending
 from tests.build import prompt
@@ -265,5 +265,5 @@ def test_a_template_that_opens_reasoning_leaves_no_verdict_to_the_next_token(tmp
     path = str(tiny_model(tmp_path, context=4096, chat_template=template))
     settings = PairwiseJudge(kind="pairwise", path=path, dtype="float32", verdict="probability")
     with pytest.raises(UsageError, match=r"begin with reasoning \(<think>\).*judge\.verdict = 'text'"):
-        check(settings)
-    check(settings.model_copy(update={"verdict": "text", "max_tokens": 8}))
+        check_judge(settings, [])
+    check_judge(settings.model_copy(update={"verdict": "text", "max_tokens": 8}), [])

@@ -60,6 +60,11 @@ class JudgeFacts(Settings):
         return None
 
     @property
+    def tokenizer_path(self) -> str | None:
+        """The tokenizer that its verdicts depend on, where its model is not here."""
+        return None
+
+    @property
     def user_function(self) -> str | None:
         """The user's function that its scores depend on."""
         return None
@@ -231,6 +236,10 @@ class PairwiseJudge(JudgeFacts):
     @property
     def model_path(self) -> str | None:
         return self.path
+
+    @property
+    def tokenizer_path(self) -> str | None:
+        return None if self.endpoint is None else self.endpoint.tokenizer
 
     @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> Self:
