@@ -5,10 +5,11 @@ responses by `prefix` where the model allows it. Here they meet: rows sorted by 
 tokens.
 - Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad with;
   where there is none, each batch pads with an id that none of its rows holds.
-- A model is tried on a few short conversations when it is loaded: the form of what its head puts out, whether prompts can be
-  read apart, and, of a head that is the model's own code, whether padding changes its scores (then nothing is padded).
-- Reading prompts apart gives the same sums in another order: equal scores in fp32, and in 16 bits ones that differ by their
-  rounding, so that the judge's name says it there.
+- A model is tried on a few short conversations when it is loaded. The trial shows the form of what its head puts out, whether
+  prompts can be read apart, and, for a head that is the model's own code, whether padding changes its scores (then nothing is
+  padded).
+- Reading prompts apart gives the same sums in another order. In fp32 the scores are equal; in 16 bits they differ by their
+  rounding, so that the judge's name says there that prompts were read once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TRIAL = (
     ("Name a river.", ("The Elbe.", "The Elbe, which rises in the Giant Mountains and ends in the North Sea.")),
 )
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
-"""How far correct ways to compute the same may lie apart, as a share of its size; a wrong way is far beyond."""
+"""How far two correct computations of the same number may lie apart, as a share of its size. A wrong one is far beyond it."""
 
 
 class RewardModel:
@@ -55,7 +56,7 @@ class RewardModel:
         context = _context(loaded.tokenizer, loaded.model)
         self.conversations = Conversations(loaded.tokenizer, min(settings.max_tokens, context), settings.input, today=today)
         self._pad: int | None = self._model.config.get_text_config().pad_token_id
-        trial = by_content([row for at in range(len(TRIAL)) for row in self.conversations.trial(at, *TRIAL[at], context)])
+        trial = by_content([row for n in range(len(TRIAL)) for row in self.conversations.trial(n, *TRIAL[n], context)])
         numbers_BN = self._try(trial)
         self._objectives = reward_heads.resolve(settings, self._model.config, numbers_BN.shape[1])
         self._even = loaded.own_code and self._padding_matters(trial, numbers_BN)
@@ -101,12 +102,12 @@ class RewardModel:
         budget = self._settings.batch_tokens
         for some in batches(shared, budget, lambda family: (0, family.size)):
             prompts = self._prompts(some)
-            ends = [(at, family.size, row) for at, family in enumerate(some) for row in family.rows]
+            ends = [(number, family.size, row) for number, family in enumerate(some) for row in family.rows]
             ends.sort(key=lambda end: (len(end[2].tokens) - end[1], end[2].tokens))
             for batch in batches(ends, budget, lambda end: (end[1], len(end[2].tokens) - end[1])):
                 rows = [row for _, _, row in batch]
                 sizes = [len(row.tokens) for row in rows]
-                with reward_prefix.continuing(self._model.base_model, prompts, [at for at, _, _ in batch], sizes):
+                with reward_prefix.continuing(self._model.base_model, prompts, [number for number, _, _ in batch], sizes):
                     numbers_BN = self._forward(rows)
                 yield numbers_BN, rows
         for rows in batches(others, budget, lambda row: (0, len(row.tokens)), even=self._even):

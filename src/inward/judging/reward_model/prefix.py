@@ -54,11 +54,15 @@ def read_prompts(body: Any, families: Sequence[Family]) -> Prompts:
 
     lengths = [family.size for family in families]
     ids_GP = torch.tensor([_filled(family.prefix, max(lengths)) for family in families], device=body.device)
-    at = torch.arange(ids_GP.shape[1], device=body.device)[None]
-    mask_GP = (at < torch.tensor(lengths, device=body.device)[:, None]).long()
+    positions_P = torch.arange(ids_GP.shape[1], device=body.device)[None]
+    mask_GP = (positions_P < torch.tensor(lengths, device=body.device)[:, None]).long()
     cache = DynamicCache()
     output = body.forward(
-        input_ids=ids_GP, attention_mask=mask_GP, position_ids=at.expand_as(ids_GP), past_key_values=cache, use_cache=True
+        input_ids=ids_GP,
+        attention_mask=mask_GP,
+        position_ids=positions_P.expand_as(ids_GP),
+        past_key_values=cache,
+        use_cache=True,
     )
     if not cache.layers or any(type(layer) is not DynamicLayer or layer.keys is None for layer in cache.layers):
         raise Unshareable("it does not keep keys and values of all its layers")
@@ -76,8 +80,8 @@ def continuing(body: Any, prompts: Prompts, prompt_of_row: Sequence[int], sizes:
     usual = body.forward
 
     def forward(input_ids: Any = None, attention_mask: Any = None, **others: Any) -> Any:
-        given = {name for name, value in others.items() if value is not None and value is not False}
-        asked = given - {"use_cache", "return_dict"}
+        arguments = {name for name, value in others.items() if value is not None and value is not False}
+        asked = arguments - {"use_cache", "return_dict"}
         if asked or input_ids is None or attention_mask is None or others.get("return_dict") is False:
             raise Unshareable(f"its head asks its body for {', '.join(sorted(asked)) or 'another form of input or output'}")
         if input_ids.shape != (len(sizes), max(sizes)):
@@ -143,10 +147,10 @@ def why_unshared(body: Any, config: Any, run: Callable[[bool], torch.Tensor], to
     if any(kind in str(getattr(module, "rope_type", "")) for module in body.modules() for kind in ("dynamic", "longrope")):
         return "its positions depend on the length of the whole"
     try:
-        expected, found = run(False), run(True)
+        expected, continued = run(False), run(True)
     except (Unshareable, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         return f"a trial failed: {error}"
-    if found.shape != expected.shape or not float((found - expected).norm()) <= tolerance * float(expected.norm()):
+    if continued.shape != expected.shape or not float((continued - expected).norm()) <= tolerance * float(expected.norm()):
         return "a trial gave other hidden states: its attention is not causal"
     return None
 
