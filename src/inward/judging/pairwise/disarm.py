@@ -61,7 +61,7 @@ def disarm(text: str, special_tokens: frozenset[str] = frozenset()) -> str:
     return safe
 
 
-def load_special_tokens(path: str, setting: str, *, trust_remote_code: bool = False) -> frozenset[str]:
+def load_special_tokens(path: str, setting: str) -> frozenset[str]:
     """Return the special tokens of the tokenizer in a folder, or of a Hub name, that `setting` names.
 
     Raises `UsageError` where there is none.
@@ -73,7 +73,7 @@ def load_special_tokens(path: str, setting: str, *, trust_remote_code: bool = Fa
     folder = Path(path).expanduser()
     try:
         source = folder if folder.is_dir() else resolve(path)
-        return special_tokens_of(AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code))
+        return special_tokens_of(AutoTokenizer.from_pretrained(str(source)))
     except (OSError, ValueError, ImportError, UsageError) as error:
         raise UsageError(f"no tokenizer could be loaded from {setting} = {path!r}: {error}") from error
 

@@ -68,8 +68,8 @@ def check_comparer(settings: PairwiseJudge) -> None:
     opening = open_reasoning(model.tokenizer.decode(list(shortest[-TURN_OPENING_TOKENS:])))
     if opening and not by_text:
         raise UsageError(
-            f"the chat template of judge.path {model.path!r} has the model begin with reasoning ({opening.strip()}), so what it "
-            "would write next is no verdict: set judge.verdict = 'text'"
+            f"the chat template of judge.path {model.path!r} has the model begin with reasoning ({opening.strip()}), so "
+            "what it would write next is no verdict: set judge.verdict = 'text'"
         )
     context = load_context(model.folder, model.tokenizer, trust_remote_code=settings.trust_remote_code)
     if by_text and len(shortest) + settings.max_tokens >= context:
