@@ -19,12 +19,12 @@ from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.make import make_judge
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.scripted import ScriptedChat
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.judging.tournament.schemes import full
 from inward.records import Constraint, Prompt
 from tests.build import output
-from tests.scripted_chat import ScriptedChat
 from tests.tiny_reward import tiny_reward_model
 
 PROMPTS = [

@@ -13,6 +13,7 @@ from inward.judging import make as judging
 from inward.judging.judge import Judge
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.scripted import ScriptedChat
 from inward.judging.scripted import Scripted
 from inward.judging.tournament.adaptive import adaptive
 from inward.loop import run_loop
@@ -22,7 +23,6 @@ from inward.runs.progress import Silent
 from inward.runs.shards import read_stage
 from inward.stages.run import Run
 from tests.integration.test_kill import write_recipe
-from tests.scripted_chat import ScriptedChat
 
 pytestmark = pytest.mark.slow
 RATE = 0.2

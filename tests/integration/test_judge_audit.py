@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from inward.cli.main import main
+from inward.judging.pairwise.scripted import answers_in
 from inward.records import Score, Verdict
 from inward.runs.directory import RunDir
 from inward.runs.shards import read_stage, write_shard
 from tests.integration.test_kill import Forks, write_recipe
-from tests.scripted_chat import answers
 from tests.tiny_reward import tiny_reward_model
 
 SHARED = Path("../shared/data/judging")
@@ -42,7 +42,7 @@ def server(script: Script, delay: float = 0.0) -> Iterator[tuple[str, list[tuple
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            pair = answers(body["messages"])
+            pair = answers_in(body["messages"])
             asked.append(pair)
             time.sleep(delay)
             answer = {

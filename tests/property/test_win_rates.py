@@ -189,12 +189,12 @@ def test_a_measurement_has_a_baseline_exactly_where_its_judge_needs_one() -> Non
 
 def test_the_tournament_of_a_real_pairwise_judge_asks_both_orders() -> None:
     from inward.judging.pairwise.by_text import LLMComparer
+    from inward.judging.pairwise.scripted import ScriptedChat
     from inward.judging.tournament.schemes import full
-    from tests.scripted_chat import ScriptedChat
 
     chat = ScriptedChat()
     judge = Pairwise(comparer=LLMComparer(chat=chat), scheme=full, scheme_name="full")
     ours, theirs = outputs_of([["a longer one"], ["short"]]), outputs_of([["brief"], ["a longer answer"]])
     verdicts = battles_against(prompts_of(ours), ours, answers_of(theirs), judge)
     assert [score.value for score in win_rates(ours, answers_of(theirs), verdicts)] == [1.0, 0.0]
-    assert len(verdicts) == len(chat.asked) == 4
+    assert len(verdicts) == chat.costs().answers == 4

@@ -19,6 +19,7 @@ from scipy import stats
 from inward.config import JudgeLimits, JudgeSettings
 from inward.errors import JudgeError
 from inward.judging.pairwise.judge import ALONE
+from inward.judging.pairwise.scripted import ScriptedComparer
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.judging.tournament.run import run_tournament
 from inward.records import Output, Score, Verdict
@@ -207,20 +208,6 @@ def test_reasons_are_counted_without_what_differs_from_case_to_case() -> None:
     assert reasons(verdicts) == {"N tokens and 5 to answer exceed the context of 40": 3, "HTTP 500": 1}
 
 
-class Reader:
-    """A comparer that is a function of the two texts and of their order."""
-
-    name = "reader"
-
-    def __init__(self, decide: Callable[[str, str], float]) -> None:
-        self.decide = decide
-
-    def compare(self, battles: object) -> list[object]:
-        from inward.judging.pairwise.comparer import Outcome
-
-        return [Outcome(value=self.decide(b.first, b.second)) for b in battles]  # type: ignore[attr-defined]
-
-
 def judged(
     decide: Callable[[str, str], float], *, prompts: int = 30, k: int = 4
 ) -> tuple[list[Output], list[Verdict], list[Score]]:
@@ -235,7 +222,8 @@ def judged(
         name: str = "reader"
 
         def judge(self, groups: list[Group]) -> list[list[Ruling]]:
-            return run_tournament(groups, Reader(decide), full)  # type: ignore[arg-type]
+            comparer = ScriptedComparer(decide=lambda battle: decide(battle.first, battle.second))
+            return run_tournament(groups, comparer, full)
 
     asked = [prompt(f"question {n}", id=f"p{n:02d}") for n in range(prompts)]
     rng = random.Random(0)

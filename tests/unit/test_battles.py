@@ -19,6 +19,7 @@ from inward.judging.pairwise.by_text import LLMComparer, Wording, conversation
 from inward.judging.pairwise.comparer import Battle
 from inward.judging.pairwise.engine_chat import EngineChat
 from inward.judging.pairwise.judge import ALONE, Pairwise
+from inward.judging.pairwise.scripted import ScriptedChat, prefer_longer
 from inward.judging.stage import judge_outputs, score_outputs
 from inward.judging.tournament.adaptive import adaptive
 from inward.judging.tournament.bradley_terry import posterior
@@ -27,10 +28,19 @@ from inward.judging.tournament.scores import Judged, score_battles
 from inward.pairing.pair import pair_outputs
 from inward.records import Output, Verdict
 from tests.build import output, prompt
-from tests.scripted_chat import ScriptedChat
 from tests.tiny import tiny_model
 
 PROMPTS = [prompt("first", id="p"), prompt("second", id="q")]
+
+
+def recording(asked: list[tuple[str, str]]) -> ScriptedChat:
+    """Return a chat that prefers the longer answer and notes what it reads."""
+
+    def script(first: str, second: str) -> str:
+        asked.append((first, second))
+        return prefer_longer(first, second)
+
+    return ScriptedChat(script=script)
 
 
 def pairwise(chat: ScriptedChat | None = None, *, scheme: str = "full") -> Pairwise:
@@ -47,11 +57,12 @@ def many(prompts: int, k: int, draw: random.Random) -> list[Output]:
 
 
 def test_a_comparer_asks_in_the_order_of_the_battle_and_reads_who_won() -> None:
-    chat = ScriptedChat()
+    asked: list[tuple[str, str]] = []
+    chat = recording(asked)
     comparer = LLMComparer(chat=chat)
     battles = [Battle(prompt=PROMPTS[0], first=a, second=b) for a, b in (("xx", "x"), ("x", "xx"))]
     outcomes = comparer.compare(battles)
-    assert chat.asked == [("xx", "x"), ("x", "xx")]
+    assert asked == [("xx", "x"), ("x", "xx")]
     assert [(o.value, o.error) for o in outcomes] == [(1.0, None), (-1.0, None)]
     assert outcomes[0].raw == "The longer one.\n[[A]]"
     assert comparer.compare([]) == []
@@ -64,6 +75,7 @@ def test_a_cut_or_missing_answer_is_an_error_never_a_win() -> None:
     assert {outcome.value for outcome in outcomes} == {None}
     reasons = {outcome.error for outcome in outcomes}
     assert {"HTTP 500", "an empty answer", "no verdict", "verdicts that contradict each other: A, B"} < reasons
+    assert "the reasoning was not closed, so no answer follows it" in reasons
     assert "the answer was cut off at 2048 tokens" in reasons
 
 
@@ -92,9 +104,10 @@ def test_a_task_can_stand_in_the_user_turn() -> None:
 def test_one_battle_serves_all_copies_and_thoughts_and_malformed_outputs_stay_out() -> None:
     outputs = [output("b", "p", "xx", thought="SECRET"), output("a", "p", "xx"), output("c", "p", "x"), output("d", "p", None)]
     outputs.append(output("e", "q", "alone"))
-    chat = ScriptedChat()
+    asked: list[tuple[str, str]] = []
+    chat = recording(asked)
     verdicts = judge_outputs(PROMPTS, outputs, pairwise(chat))
-    assert sorted(chat.asked) == [("x", "xx"), ("xx", "x")]
+    assert sorted(asked) == [("x", "xx"), ("xx", "x")]
     assert {(v.first, v.second, v.value) for v in verdicts} == {("a", "c", 1.0), ("c", "a", -1.0), ("e", None, None)}
     assert len({v.id for v in verdicts}) == 3
     found = {score.output_id: (score.value, score.unscored) for score in score_outputs(outputs, verdicts, prior=0.1)}
@@ -182,9 +195,9 @@ def test_an_engine_is_a_chat_that_refuses_what_is_too_long_cut_or_empty() -> Non
     fine, silent, chatty, long, again = chat.complete(turns, max_tokens=50)
     assert (fine.text, fine.error) == ("[[A]]", None)
     assert again == fine
-    assert (silent.text, silent.error) == (None, "an empty answer")
-    assert chatty.text is None
-    assert "cut off at 50 tokens" in str(chatty.error)
+    assert (silent.text, silent.finish) == ("", "stop")
+    assert (chatty.text or "").startswith("word word"), "what was cut off is kept"
+    assert (chatty.finish, chatty.completion_tokens) == ("length", 50)
     assert long.text is None
     assert "context of 300" in str(long.error)
     assert chat.complete([], max_tokens=50) == []

@@ -20,13 +20,13 @@ from inward.judging.judge import Group, Judge, Ruling
 from inward.judging.make import check_judge, make_judge
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.scripted import ScriptedChat
 from inward.judging.scripted import Scripted
 from inward.judging.stage import judge_outputs, rulers, score_outputs
 from inward.judging.tournament.schemes import full
 from inward.records import Constraint, Prompt
 from inward.statistics import normalise
 from tests.build import output, prompt
-from tests.scripted_chat import ScriptedChat
 from tests.tiny import tiny_model
 from tests.tiny_reward import tiny_reward_model
 
@@ -120,14 +120,19 @@ def test_the_default_hands_on_two_in_five() -> None:
 
 
 def test_the_dear_judge_is_asked_once_for_all_and_of_nothing_else() -> None:
-    chat = ScriptedChat(script=lambda first, second: "[[A]]" if float(first) > float(second) else "[[B]]")
-    judge = Cascade(first=part("first", numbers()), then=part("then", fighting(chat), 0.4), sure=0.5)
+    asked: list[tuple[str, str]] = []
+
+    def script(first: str, second: str) -> str:
+        asked.append((first, second))
+        return "[[A]]" if float(first) > float(second) else "[[B]]"
+
+    judge = Cascade(first=part("first", numbers()), then=part("then", fighting(ScriptedChat(script=script)), 0.4), sure=0.5)
     groups = [group("0", "4", "5", "9"), group("1", "2", id="q"), group("7", "8", id="r")]
     rulings = judge.judge(groups)
-    assert {text for battle in chat.asked for text in battle} == {"1", "2", "7", "8"}
+    assert {text for battle in asked for text in battle} == {"1", "2", "7", "8"}
     assert [ruling.second is None for own in rulings for ruling in own] == [True] * 4 + [False] * 4
     assert json.loads(rulings[1][0].detail)["raw"], "what the ruling judge said stays"
-    assert judge.costs().answers == len(chat.asked) == 4
+    assert judge.costs().answers == len(asked) == 4
 
 
 def test_a_cheap_pairwise_judge_is_unsure_by_its_strengths() -> None:

@@ -17,13 +17,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
 from inward.judging.pairwise.comparer import Reply, Stopped
 from inward.judging.pairwise.endpoint import Backoff, EndpointChat, check
-from inward.judging.pairwise.endpoint_answer import retry_after
+from inward.judging.pairwise.endpoint_answer import (
+    MOST_WAIT_S,
+    Refusal,
+    Trouble,
+    Useless,
+    read_answer,
+    retry_after,
+)
+from inward.judging.pairwise.endpoint_answer import (
+    Answer as Answered,
+)
 
 KEY = "sk-most-secret-0123456789"
 QUICK = Backoff(first=0.01, most=0.05)
@@ -59,6 +71,7 @@ def said(status: int, message: str, **headers: str) -> Answer:
 def handler(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 65536  # an answer goes out at once, not its headers first
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -267,8 +280,61 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
     soon = datetime.now(UTC) + timedelta(seconds=100)
     assert 98 <= (retry_after(format_datetime(soon, usegmt=True)) or 0) <= 100
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    for odd in (None, "", "soon", "nan", "inf", "-1", "Wed, 99 Oct 2015 07:28:00 GMT"):
+    for odd in (None, "", "soon", "nan", "inf", "-1", "Wed, 99 Oct 2015 07:28:00 GMT", "9" * 400):
         assert retry_after(odd) is None
+
+
+DATES = (
+    "Fri, 31 Dec 9999 23:59:59 -2359",
+    "Fri, 31 Dec 9999 23:59:59 GMT",
+    "Mon, 01 Jan 0001 00:00:00 +2359",
+    "Mon, 01 Jan 1 00:00:00",
+    "Fri, 31 Dec 99999 23:59:59 GMT",
+    "Wed, 21 Oct 2999 07:28:00 +999999999",
+    "Wed, -21 Oct 2015 -07:28:00 GMT",
+    "1e308",
+    "1e18",
+    "9" * 300,
+    "9" * 5000,
+)
+headers = (
+    st.sampled_from(DATES)
+    | st.text(max_size=40)
+    | st.builds(
+        "{}, {} {} {} {}:{}:{} {}".format,
+        st.sampled_from(["Mon", "", "X"]),
+        st.integers(-5, 40),
+        st.sampled_from(["Jan", "Oct", "Dec", "Xyz"]),
+        st.integers(-10, 10**6),
+        st.integers(-1, 30),
+        st.integers(-1, 70),
+        st.integers(-1, 10**4),
+        st.sampled_from(["GMT", "-2359", "+2359", "+9999", "-0000", "EST", "+99999999999", ""]),
+    )
+    | st.floats().map(repr)
+    | st.integers().map(str)
+)
+
+
+@given(headers)
+def test_whatever_a_header_asks_for_the_wait_is_none_or_bounded(header: str) -> None:
+    wait = retry_after(header)
+    assert wait is None or 0.0 <= wait <= MOST_WAIT_S
+
+
+@given(st.integers(100, 599), headers, st.text(max_size=60), st.text(max_size=60))
+def test_whatever_a_server_sends_is_an_answer_a_refusal_a_trouble_or_the_end(
+    status: int, header: str, location: str, body: str
+) -> None:
+    result = read_answer(status, {"Retry-After": header, "Location": location}, body, KEY)
+    assert isinstance(result, Answered | Refusal | Trouble | Useless)
+    assert isinstance(result, Answered) or result.reason
+
+
+@pytest.mark.parametrize("date", DATES[:2])
+def test_a_date_far_ahead_fails_at_once_and_says_the_longest_wait(serve, date: str) -> None:
+    server = serve(lambda *_: said(503, "later", Retry_After=date))
+    assert ask(chat(server.url), "q")[0].error == "HTTP 503: later; it asks to wait 31622400 s (tried 1 times)"
 
 
 def test_the_circuit_opens_when_the_endpoint_is_gone(serve) -> None:
@@ -307,13 +373,144 @@ def test_failures_between_answers_do_not_open_the_circuit(serve) -> None:
     assert [reply.text is None for reply in replies] == [False, True] * 6
 
 
-@pytest.mark.parametrize(("status", "said_of_it"), [(401, "refuses the key"), (402, "paid"), (404, "no such model")])
+@pytest.mark.parametrize(
+    ("status", "said_of_it"),
+    [
+        (401, r"refuses the key: mend the key in the environment variable that endpoint\.key_env names"),
+        (402, "wants to be paid"),
+        (404, r"no such model or address: mend endpoint\.model or endpoint\.base_url"),
+        (405, r"mend endpoint\.base_url"),
+    ],
+)
 def test_what_would_refuse_every_request_stops_at_once(serve, status: int, said_of_it: str) -> None:
     server = serve(lambda *_: said(status, "no way"))
     with pytest.raises(JudgeError, match=said_of_it) as caught:
         ask(chat(server.url, concurrency=1), *"abc")
     assert "no way" in str(caught.value)
     assert list(server.tries) == ["a"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_names_where_to_go(serve, status: int) -> None:
+    elsewhere = "https://elsewhere.example/v1/chat/completions"
+    server = serve(lambda *_: said(status, "moved", Location=elsewhere))
+    with pytest.raises(JudgeError, match=r"redirects to https://elsewhere\.example/v1 .*set endpoint\.base_url to that"):
+        ask(chat(server.url, concurrency=1), *"abc")
+    assert list(server.tries) == ["a"]
+    server = serve(lambda *_: said(status, "moved"))
+    with pytest.raises(JudgeError, match=r"redirects elsewhere without an address.*endpoint\.base_url"):
+        ask(chat(server.url, concurrency=1), *"abc")
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_a_server_that_refuses_everything_is_stopped_after_a_few_requests_with_its_own_words(serve, concurrency: int) -> None:
+    server = serve(lambda *_: said(400, "Unsupported parameter: 'max_tokens'"))
+    endpoint = chat(server.url, concurrency=concurrency, failures_to_open=5)
+    with pytest.raises(Stopped) as caught:
+        ask(endpoint, *map(str, range(640)))
+    for part in ("refuses every request, even the shortest", "Unsupported parameter: 'max_tokens'", "endpoint.limit_name"):
+        assert part in str(caught.value)
+    most = 5 - 1 + concurrency + 1
+    assert len(server.bodies) <= most, "five refusals, what was under way by then, and the short request"
+    with pytest.raises(Stopped):
+        ask(endpoint, *"abc")
+    assert len(server.bodies) <= most + 2 * 3
+
+
+def test_the_short_request_has_the_form_of_the_others(serve) -> None:
+    server = serve(lambda *_: said(400, "no system turn"))
+    turns = [{"role": "system", "content": "task " * 100}, {"role": "user", "content": "question"}]
+    with pytest.raises(Stopped, match=r"judge\.turn = 'user'"):
+        chat(server.url, failures_to_open=2, concurrency=1).complete([turns] * 10, max_tokens=7)
+    short = server.bodies[-1]
+    assert short | {"messages": turns} == server.bodies[0]
+    assert [(turn["role"], len(turn["content"]) < 10) for turn in short["messages"]] == [("system", True), ("user", True)]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 403])
+def test_bad_requests_among_good_ones_fail_alone_however_many_come_in_a_row(serve, status: int) -> None:
+    """All battles of a prompt that is too long for the judge stand together, and the first prompt may be such a one."""
+    server = serve(lambda text, _: said(status, "too long") if text.startswith("long") else ok(text))
+    texts = [f"long {n}" for n in range(56)] + [f"short {n}" for n in range(8)] + ["long again"]
+    for concurrency in (1, 16):
+        endpoint = chat(server.url, failures_to_open=5, concurrency=concurrency)
+        replies = ask(endpoint, *texts)
+        assert [reply.text for reply in replies] == [None if text.startswith("long") else text for text in texts]
+        assert {reply.error for reply in replies if reply.text is None} == {f"HTTP {status}: too long"}
+        probes = sum(body["messages"][0]["content"] not in texts for body in server.bodies)
+        assert 0 < probes <= 12, "fewer and fewer short requests"
+        assert endpoint.costs().answers == 8 + probes, "they are booked"
+        server.bodies.clear()
+
+
+def test_a_server_that_forbids_everything_is_stopped_at_once(serve) -> None:
+    server = serve(lambda *_: said(403, "not in your country"))
+    with pytest.raises(JudgeError, match=r"not in your country.*whether the key, the account or the region may use"):
+        ask(chat(server.url, concurrency=1), *"abcdef")
+    assert len(server.bodies) == 2, "the request, and a short one"
+
+
+def test_refusals_between_failures_do_not_close_the_circuit(serve) -> None:
+    server = serve(lambda text, _: said(400, "no") if int(text) % 2 else said(500, "broken"))
+    with pytest.raises(JudgeError, match="failed 3 requests in a row"):
+        ask(chat(server.url, failures_to_open=3, concurrency=1, retries=0), *map(str, range(100)))
+    assert len(server.bodies) <= 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent", "absent", "named"),
+    [
+        ({}, {"max_tokens": 7, "temperature": 0.0}, {"max_completion_tokens"}, ""),
+        (
+            {"limit_name": "max_completion_tokens"},
+            {"max_completion_tokens": 7},
+            {"max_tokens"},
+            " (limit=max_completion_tokens)",
+        ),
+        ({"temperature": "unset"}, {"max_tokens": 7}, {"temperature"}, " (temperature=unset)"),
+        ({"temperature": 1.0}, {"temperature": 1.0}, set(), " (temperature=1.0)"),
+        (
+            {"extra_body": {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}},
+            {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}, "max_tokens": 7},
+            set(),
+            ' ({"chat_template_kwargs": {"enable_thinking": false}, "reasoning_effort": "low"})',
+        ),
+    ],
+)
+def test_what_is_sent_can_be_set_and_stands_in_the_name(
+    serve, settings: dict[str, Any], sent: dict[str, Any], absent: set[str], named: str
+) -> None:
+    server = serve(lambda text, _: ok(text))
+    endpoint = chat(server.url, **settings)
+    ask(endpoint, "q")
+    endpoint.first_tokens([[{"role": "user", "content": "q"}]], count=3)
+    words, token = server.bodies
+    assert words.items() >= sent.items()
+    assert not absent & words.keys()
+    limit = settings.get("limit_name", "max_tokens")
+    assert (token[limit], token["logprobs"], token["top_logprobs"]) == (1, True, 3)
+    assert endpoint.name == f"m at {server.url}{named}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"model": "other"}, r"endpoint\.extra_body\.model is set by endpoint\.model"),
+        ({"messages": []}, r"endpoint\.extra_body\.messages is set by"),
+        ({"stream": True}, r"endpoint\.extra_body\.stream is set by"),
+        ({"n": 2}, r"endpoint\.extra_body\.n is set by"),
+        ({"max_tokens": 1}, r"endpoint\.extra_body\.max_tokens is set by judge\.max_tokens"),
+        ({"temperature": 1}, r"is set by endpoint\.temperature"),
+        ({"logprobs": True}, r"is set by judge\.verdict"),
+        ({"api_key": KEY}, r"would store a key"),
+        ({"x": float("nan")}, r"endpoint\.extra_body cannot be written as JSON"),
+        ({"x": object()}, r"endpoint\.extra_body cannot be written as JSON"),
+    ],
+)
+def test_an_extra_body_only_adds(extra: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        EndpointSettings(base_url="http://host/v1", model="m", extra_body=extra)
+    assert KEY not in str(caught.value.errors()[0]["ctx"]["error"])
 
 
 def test_the_key_is_sent_and_stands_nowhere_else(serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -29,12 +28,12 @@ from inward.judging.pairwise.endpoint_answer import top_of
 from inward.judging.pairwise.endpoint_labels import EndpointLabelScorer
 from inward.judging.pairwise.engine_chat import EngineLabelScorer
 from inward.judging.pairwise.judge import Pairwise
+from inward.judging.pairwise.scripted import ScriptedLabelScorer, answers_in
 from inward.judging.pairwise.verdicts import LABELS
 from inward.judging.spending import Spending
 from inward.judging.stage import judge_outputs
 from inward.judging.tournament.schemes import full
 from tests.build import output, prompt
-from tests.scripted_chat import answers
 from tests.tiny import tiny_model
 from tests.unit.test_battles import recipe
 from tests.unit.test_endpoint import Answer, Server, handler, ok
@@ -53,27 +52,15 @@ def exact(*probabilities: float) -> LabelLogps:
     return LabelLogps(low=logps, high=logps)
 
 
-@dataclass
-class ScriptedWeigher:
-    """Likes length, and likes what stands first: log-odds of `taste` plus the difference of the lengths."""
+def likes_length(taste: float = 3.0, asked: list[tuple[str, str]] | None = None) -> ScriptedLabelScorer:
+    """Return a scorer that likes length, and what stands first: log-odds of `taste` plus the difference of the lengths."""
 
-    taste: float = 3.0
-    fails: Callable[[str, str], bool] = lambda first, second: False
-    bare: bool = False
-    name: str = "scripted label_scorer"
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    def log_odds(first: str, second: str) -> float:
+        if asked is not None:
+            asked.append((first, second))
+        return taste + len(first) - len(second)
 
-    def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
-        return [self._one(*answers(turns), labels) for turns in conversations]
-
-    def _one(self, first: str, second: str, labels: Sequence[str]) -> LabelLogps:
-        self.asked.append((first, second))
-        if self.fails(first, second):
-            return LabelLogps(low=None, high=None, error="HTTP 500")
-        margin = self.taste + len(first) - len(second)
-        sides = {"A": 0.5, "A>B": 0.5, "A>>B": 0.7, "B": -0.5, "B>A": -0.5, "B>>A": -0.7}
-        logps = tuple(sides.get(label, 0.0) * margin - 40.0 for label in labels)
-        return LabelLogps(low=logps, high=logps)
+    return ScriptedLabelScorer(log_odds=log_odds)
 
 
 @pytest.mark.parametrize(
@@ -123,41 +110,59 @@ def test_a_label_out_of_sight_counts_with_the_most_it_can_have() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_both_orders_together_take_the_taste_for_a_place_off_and_nothing_else(form: VerdictForm) -> None:
     battles = [battle(a, b) for a, b in (("xx", "x"), ("x", "xx"), ("xxx", "x"), ("x", "xxx"))]
-    raw, mended = (ProbabilityComparer(label_scorer=ScriptedWeigher(), form=form, both_orders=on) for on in (False, True))
+    raw, mended = (ProbabilityComparer(label_scorer=likes_length(), form=form, both_orders=on) for on in (False, True))
     assert {outcome.value for outcome in raw.compare(battles)} == {1.0}, "this judge always likes the first"
     found = mended.compare(battles)
     assert [outcome.value for outcome in found] == [1.0, -1.0, 1.0, -1.0]
     p = [outcome.p for outcome in found]
     assert p[0] == pytest.approx(1 - p[1])
     assert p[2] == pytest.approx(1 - p[3])
-    fair = ProbabilityComparer(label_scorer=ScriptedWeigher(taste=0.0), form=form)
+    fair = ProbabilityComparer(label_scorer=likes_length(taste=0.0), form=form)
     assert p == pytest.approx([outcome.p for outcome in fair.compare(battles)])
     assert len({raw.name, mended.name, fair.name}) == 2
 
 
+class Breaking:
+    """A scorer that fails where the first answer is "broken", and notes what it reads."""
+
+    name, bare = "breaking", False
+
+    def __init__(self, asked: list[tuple[str, str]]) -> None:
+        self.asked, self.scorer = asked, likes_length()
+
+    def costs(self) -> Spending:
+        return self.scorer.costs()
+
+    def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
+        self.asked += [answers_in(conversation) for conversation in conversations]
+        scored = self.scorer.score_labels(conversations, labels)
+        broken = [answers_in(conversation)[0] == "broken" for conversation in conversations]
+        return [LabelLogps(low=None, high=None, error="HTTP 500") if bad else s for bad, s in zip(broken, scored, strict=True)]
+
+
 def test_an_order_is_asked_for_once_and_an_unknown_one_is_an_error() -> None:
-    label_scorer = ScriptedWeigher(fails=lambda first, second: first == "broken")
-    comparer = ProbabilityComparer(label_scorer=label_scorer, both_orders=True)
+    asked: list[tuple[str, str]] = []
+    comparer = ProbabilityComparer(label_scorer=Breaking(asked), both_orders=True)
     there, back = comparer.compare([battle("x", "xx"), battle("xx", "x")])
-    assert sorted(label_scorer.asked) == [("x", "xx"), ("xx", "x")]
+    assert sorted(asked) == [("x", "xx"), ("xx", "x")]
     assert (there.value, back.value) == (-1.0, 1.0)
     failed, again = comparer.compare([battle("x", "broken"), battle("x", "xx")])
     assert again == there
     assert failed.value is None
     assert failed.error == "in the other order: HTTP 500"
     comparer.compare([battle("broken", "x")])
-    assert label_scorer.asked.count(("x", "broken")) == label_scorer.asked.count(("xx", "x")) == 1
-    assert label_scorer.asked.count(("broken", "x")) == 2, "what failed is asked again"
+    assert asked.count(("x", "broken")) == asked.count(("xx", "x")) == 1
+    assert asked.count(("broken", "x")) == 2, "what failed is asked again"
 
 
 def test_p_goes_into_the_ruling_and_through_the_cache(tmp_path: Path) -> None:
-    judge = Pairwise(comparer=ProbabilityComparer(label_scorer=ScriptedWeigher()), scheme=full, scheme_name="full")
+    judge = Pairwise(comparer=ProbabilityComparer(label_scorer=likes_length()), scheme=full, scheme_name="full")
     verdicts = judge_outputs([prompt("q", id="p")], [output("a", "p", "x"), output("b", "p", "xx")], judge)
     found = {(v.first, v.second): (v.value, json.loads(v.detail)["p"]) for v in verdicts}
     assert found["a", "b"] == (1.0, pytest.approx(1 / (1 + math.exp(-2)), abs=1e-6))
     battles = [battle("x", "xx"), battle("xx", "x")]
     expected = Cached(judge.comparer, tmp_path).compare(battles)
-    silent = ProbabilityComparer(label_scorer=ScriptedWeigher(fails=lambda first, second: True))
+    silent = ProbabilityComparer(label_scorer=ScriptedLabelScorer(failure_rate=1.0, name=likes_length().name))
     assert Cached(silent, tmp_path).compare(battles) == expected
     assert expected[0].p
 

@@ -132,7 +132,7 @@ def test_what_is_not_finite_is_unscored_and_not_a_sigmoid_of_1(output: str) -> N
         None,
     ]
     assert [reading.value for reading in found[3:]] == ([800.0, -800.0] if output == "raw" else [1.0, 0.0])
-    weighed = (Objective(name="a", place=0, weight=1.0), Objective(name="c", place=2, weight=-2.0))
+    weighed = (Objective(name="a", index=0, weight=1.0), Objective(name="c", index=2, weight=-2.0))
     rows = torch.tensor([[1.0, math.nan, 3.0], [math.nan, 0.0, 3.0], [math.inf, 0.0, math.inf]])
     fine, partly, wholly = readings(one, weighed, rows)
     assert fine.value is not None  # of what is not weighed nothing is asked

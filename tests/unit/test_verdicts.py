@@ -11,7 +11,8 @@ import pytest
 from inward.config import VerdictForm
 from inward.judging.pairwise.by_text import Wording, conversation
 from inward.judging.pairwise.comparer import Battle
-from inward.judging.pairwise.verdicts import LABELS, disarm, read_verdict
+from inward.judging.pairwise.disarm import disarm
+from inward.judging.pairwise.verdicts import LABELS, read_verdict
 from inward.records import Prompt
 
 FORMS: tuple[VerdictForm, ...] = get_args(VerdictForm)

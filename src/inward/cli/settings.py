@@ -100,7 +100,7 @@ def _toml(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): ""}
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "", Any: "any values"}
     if annotation in names:
         return names[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

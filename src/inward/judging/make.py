@@ -22,7 +22,7 @@ from inward.functions import named, user_function
 from inward.judging.judge import Judge
 from inward.models.identity import content_digest
 from inward.models.names import local_folder
-from inward.records import Prompt
+from inward.records import Prompt, content_id
 
 JUDGES: Final[dict[str, str]] = {
     "verifiable": "inward.judging.verifiable.judge",
@@ -69,7 +69,8 @@ def judge_contents(settings: JudgeSettings, key: str = "judge") -> dict[str, str
     """Return what a judge's scores depend on and its settings only name: a digest of each model and function, by its key.
 
     A run notes them, so that it is never continued with a judge whose model or function has changed. A model's files are read
-    once each. What a server has behind a model's name only the server knows.
+    once each. What a server has behind a model's name only the server knows; of a tokenizer that is given for it, the special
+    tokens count.
     """
     if isinstance(settings, CombinedJudge):
         contents: dict[str, str] = {}
@@ -81,9 +82,14 @@ def judge_contents(settings: JudgeSettings, key: str = "judge") -> dict[str, str
         return {f"{key}.path": content_digest(folder)}
     if settings.user_function is not None:
         return {f"{key}.function": user_function(settings.user_function).digest}
+    if settings.tokenizer_path is not None:
+        from inward.judging.pairwise.disarm import load_special_tokens
+
+        setting = f"{key}.endpoint.tokenizer"
+        return {setting: content_id(*sorted(load_special_tokens(settings.tokenizer_path, setting)))}
     return {}
 
 
 def in_both_orders(settings: PairwiseJudge) -> PairwiseJudge:
     """Return the pairwise judge that asks every battle in both orders, whatever its tournament would leave out."""
-    return settings.model_copy(update={"scheme": "full"})
+    return settings.model_copy(update={"scheme": "full", "confidence": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -23,6 +24,22 @@ class Spending:
 
     def __sub__(self, earlier: Spending) -> Spending:
         return Spending(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
+
+
+class Tally:
+    """Spending that threads add to while any other thread may read it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spending = Spending()
+
+    def add(self, spending: Spending) -> None:
+        with self._lock:
+            self._spending = total([self._spending, spending])
+
+    def read(self) -> Spending:
+        """Return all that was added so far: nothing is counted in part, whenever this is called."""
+        return self._spending
 
 
 def total(spendings: Iterable[Spending]) -> Spending:

@@ -1,18 +1,19 @@
 """Verdicts by the probability of the verdict's tokens: no text is written, one look at the model's next token decides.
 
 The model is asked for its verdict at once. The probabilities of the offered labels are normalised over these labels; those
-that name the same winner (Arena-Hard's strengths) are added. The likeliest winner has the battle, a tie only where the form
-offers one. A judge that reasons first may judge better; this one costs a small part of it, never answers unreadably, and its
-`p` says how sure it is.
+that name the same winner (Arena-Hard's strengths) are added. The likeliest winner has the battle; a tie has it only where the
+form offers one. A judge that reasons first may judge better; this one costs a small part of it, never answers unreadably, and
+its `p` says how sure it is.
 
-A judge may like a place more than any answer. With `both_orders` each battle is asked the other way round as well, and the
-logarithms of each label and of its mirror there (`A>B` and `B>A`) are averaged: whatever pulls towards a place, for this very
-pair, cancels, and the battle the other way round, now known, costs nothing more.
+A judge may like a position more than any answer. With `both_orders` each battle is asked the other way round as well, and the
+logarithms of each label and of its mirror there (`A>B` and `B>A`) are averaged: whatever pulls towards a position, for this
+very pair, cancels. The battle the other way round is then known too and costs nothing more.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,18 +25,21 @@ from inward.judging.spending import Spending
 from inward.thought import Turn
 
 _SWAP = str.maketrans("AB", "BA")
-_Asked = tuple[str, str, str]
+_Texts = tuple[str, str, str]
+"""What a battle is asked by: its question and both answers, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbabilityComparer:
-    """A `Comparer` that asks a label_scorer how likely each verdict of the form is."""
+    """A `Comparer` that asks a label scorer how likely each verdict of the form is. `special_tokens` as in `LLMComparer`."""
 
     label_scorer: LabelScorer
     form: VerdictForm = "ab"
     turn: Turn = "system"
     both_orders: bool = False
-    _known: dict[_Asked, LabelLogps] = field(default_factory=dict, repr=False, compare=False)
+    special_tokens: frozenset[str] = frozenset()
+    _scored: dict[_Texts, LabelLogps] = field(default_factory=dict, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -51,61 +55,73 @@ class ProbabilityComparer:
 
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         """Return one outcome a battle, in order. Labels that cannot be told apart are an error, never a tie."""
-        turned = [Battle(prompt=one.prompt, first=one.second, second=one.first) for one in battles]
-        needed = {_asked(battle): battle for battle in ((*battles, *turned) if self.both_orders else battles)}
-        known = dict(self._known) if self.both_orders else {}
-        new = {key: battle for key, battle in needed.items() if key not in known}
-        try:
-            known |= self._learnt(dict(zip(new, self._weigh(list(new.values())), strict=True)))
-        except Stopped as stop:
-            known |= self._learnt({key: stop.answered[at] for at, key in enumerate(new) if at in stop.answered})
-            raise Stopped(str(stop), self._outcomes(battles, turned, known)) from stop
-        outcomes = self._outcomes(battles, turned, known)
-        return [outcomes[at] for at in range(len(battles))]
-
-    def _learnt(self, found: dict[_Asked, LabelLogps]) -> dict[_Asked, LabelLogps]:
-        """Note what the battles the other way round will need, but for errors, which are asked again."""
+        asked = {_texts(battle): battle for battle in battles}
         if self.both_orders:
-            self._known.update({key: weights for key, weights in found.items() if weights.error is None})
-        return found
+            asked |= {_texts(turned): turned for turned in map(_turned, battles)}
+        label_logps = self._already_scored(asked)
+        todo = {texts: battle for texts, battle in asked.items() if texts not in label_logps}
+        try:
+            scored = dict(zip(todo, self._score(list(todo.values())), strict=True))
+        except Stopped as stop:
+            scored = {texts: stop.answered[index] for index, texts in enumerate(todo) if index in stop.answered}
+            self._remember(scored)
+            raise Stopped(str(stop), self._outcomes(battles, label_logps | scored)) from stop
+        self._remember(scored)
+        outcomes = self._outcomes(battles, label_logps | scored)
+        return [outcomes[index] for index in range(len(battles))]
 
-    def _outcomes(
-        self, battles: Sequence[Battle], turned: Sequence[Battle], known: Mapping[_Asked, LabelLogps]
-    ) -> dict[int, Outcome]:
-        """Return the outcome of each battle, by its place, of which all is known."""
-        if not self.both_orders:
-            return {at: decide(known[_asked(one)], self.form) for at, one in enumerate(battles) if _asked(one) in known}
-        return {
-            at: decide(averaged(known[_asked(one)], known[_asked(other)], self.form), self.form)
-            for at, (one, other) in enumerate(zip(battles, turned, strict=True))
-            if _asked(one) in known and _asked(other) in known
-        }
+    def _already_scored(self, asked: Mapping[_Texts, Battle]) -> dict[_Texts, LabelLogps]:
+        with self._lock:
+            return {texts: self._scored[texts] for texts in asked if texts in self._scored}
 
-    def _weigh(self, battles: Sequence[Battle]) -> list[LabelLogps]:
+    def _remember(self, scored: Mapping[_Texts, LabelLogps]) -> None:
+        """Keep what the battles the other way round will need, except errors, which are asked again."""
+        if self.both_orders:
+            with self._lock:
+                self._scored.update({texts: logps for texts, logps in scored.items() if logps.error is None})
+
+    def _outcomes(self, battles: Sequence[Battle], label_logps: Mapping[_Texts, LabelLogps]) -> dict[int, Outcome]:
+        """Return the outcome of each battle of which all is known, by its index."""
+        outcomes = {}
+        for index, battle in enumerate(battles):
+            own, turned = label_logps.get(_texts(battle)), label_logps.get(_texts(_turned(battle)))
+            if own is not None and not self.both_orders:
+                outcomes[index] = decide(own, self.form)
+            elif own is not None and turned is not None:
+                outcomes[index] = decide(averaged(own, turned, self.form), self.form)
+        return outcomes
+
+    def _score(self, battles: Sequence[Battle]) -> list[LabelLogps]:
         if not battles:
             return []
-        conversations = [conversation(battle, self.form, self.turn, self._wording) for battle in battles]
-        weighed = self.label_scorer.score_labels(conversations, tuple(LABELS[self.form]))
-        assert len(weighed) == len(battles), f"{self.label_scorer.name} weighed {len(weighed)} of {len(battles)} conversations"
-        return weighed
+        conversations = [
+            conversation(battle, self.form, self.turn, self._wording, special_tokens=self.special_tokens) for battle in battles
+        ]
+        scored = self.label_scorer.score_labels(conversations, tuple(LABELS[self.form]))
+        assert len(scored) == len(battles), f"{self.label_scorer.name} scored {len(scored)} of {len(battles)} conversations"
+        return scored
 
 
 def averaged(own: LabelLogps, turned: LabelLogps, form: VerdictForm) -> LabelLogps:
-    """Return the mean of a battle's weights and those of the mirrored labels in the battle the other way round."""
+    """Return the mean of a battle's values and those of the mirrored labels in the battle the other way round."""
     if own.low is None or own.high is None:
         return own
     if turned.low is None or turned.high is None:
         return LabelLogps(low=None, high=None, error=f"in the other order: {turned.error}", raw=own.raw)
     labels = list(LABELS[form])
     swapped = [label.translate(_SWAP) for label in labels]
-    mirror = [labels.index(other) if other in labels else at for at, other in enumerate(swapped)]  # a tie is its own
-    low = tuple((own.low[at] + turned.low[other]) / 2 for at, other in enumerate(mirror))
-    high = tuple((own.high[at] + turned.high[other]) / 2 for at, other in enumerate(mirror))
+    mirror = [labels.index(label) if label in labels else index for index, label in enumerate(swapped)]  # a tie is its own
+    low = tuple((own.low[index] + turned.low[other]) / 2 for index, other in enumerate(mirror))
+    high = tuple((own.high[index] + turned.high[other]) / 2 for index, other in enumerate(mirror))
     return LabelLogps(low=low, high=high, raw=own.raw)
 
 
-def _asked(battle: Battle) -> _Asked:
+def _texts(battle: Battle) -> _Texts:
     return battle.prompt.text, battle.first, battle.second
+
+
+def _turned(battle: Battle) -> Battle:
+    return Battle(prompt=battle.prompt, first=battle.second, second=battle.first)
 
 
 def decide(weights: LabelLogps, form: VerdictForm) -> Outcome:
@@ -114,7 +130,7 @@ def decide(weights: LabelLogps, form: VerdictForm) -> Outcome:
     For a label without a known value, `p` is computed with the highest it can have, which brings `p` nearer to one half.
     """
     if weights.low is None or weights.high is None:
-        assert weights.error, "a weighing has either values or an error"
+        assert weights.error, "labels have either values or an error"
         return Outcome(value=None, error=weights.error, raw=weights.raw)
     if not all(high < math.inf for high in weights.high) or all(high == -math.inf for high in weights.high):
         return Outcome(value=None, error="the model's probabilities are not numbers", raw=weights.raw)

@@ -5,7 +5,7 @@ The form is that of MT-Bench (Zheng et al. 2023, arXiv 2306.05685) and the Self-
 question and the two answers between start and end lines. Greedy, up to 2,048 tokens.
 
 An answer cannot forge any of it. The lines carry a code that stands in none of the three texts, so no text can close its
-section or open another; what looks like a verdict or a control token inside a text is set apart (`verdicts.disarm`). The
+section or open another; what looks like a verdict or a control token inside a text is set apart (`disarm`). The
 code depends on the prompt, not on the answers: all battles of a prompt begin alike, which servers read once. (It is only
 safe to share such an exact beginning: keys cached for an answer at one position corrupt verdicts at another.)
 """
@@ -18,8 +18,9 @@ from itertools import count
 from typing import Final, Literal
 
 from inward.config import VerdictForm
-from inward.judging.pairwise.comparer import Battle, Chat, Outcome, Reply, Stopped
-from inward.judging.pairwise.verdicts import disarm, read_verdict
+from inward.judging.pairwise.comparer import Battle, Chat, Outcome, Stopped
+from inward.judging.pairwise.disarm import disarm
+from inward.judging.pairwise.replies import read_reply
 from inward.judging.spending import Spending
 from inward.records import Prompt, content_id
 from inward.thought import Turn
@@ -53,12 +54,16 @@ Wording = Literal["reasoned", "at once", "bare"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMComparer:
-    """A `Comparer` that asks a chat. `turn` "user" puts the task before the question, for models without a system turn."""
+    """A `Comparer` that asks a chat. `turn` "user" puts the task before the question, for models without a system turn.
+
+    `special_tokens` are those of the judge's tokenizer, where it is known: they are set apart in what is judged (`disarm`).
+    """
 
     chat: Chat
     form: VerdictForm = "ab"
     max_tokens: int = 2048
     turn: Turn = "system"
+    special_tokens: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -72,21 +77,26 @@ class LLMComparer:
         """Return one outcome a battle, in order. No answer, a cut one or an unreadable one is an error, never a tie."""
         if not battles:
             return []
-        conversations = [conversation(battle, self.form, self.turn) for battle in battles]
+        conversations = [conversation(battle, self.form, self.turn, special_tokens=self.special_tokens) for battle in battles]
         try:
             replies = self.chat.complete(conversations, max_tokens=self.max_tokens)
         except Stopped as stop:
-            answered = {at: _outcome(reply, self.form, self.max_tokens) for at, reply in stop.answered.items()}
+            answered = {index: read_reply(reply, self.form, self.max_tokens) for index, reply in stop.answered.items()}
             raise Stopped(str(stop), answered) from stop
         assert len(replies) == len(battles), f"{self.chat.name} gave {len(replies)} replies to {len(battles)} conversations"
-        return [_outcome(reply, self.form, self.max_tokens) for reply in replies]
+        return [read_reply(reply, self.form, self.max_tokens) for reply in replies]
 
 
 def conversation(
-    battle: Battle, form: VerdictForm, turn: Turn = "system", wording: Wording = "reasoned"
+    battle: Battle,
+    form: VerdictForm,
+    turn: Turn = "system",
+    wording: Wording = "reasoned",
+    *,
+    special_tokens: frozenset[str] = frozenset(),
 ) -> list[dict[str, str]]:
-    """Return the turns that put a battle before a judge."""
-    question, first, second = (disarm(text) for text in (battle.prompt.text, battle.first, battle.second))
+    """Return the turns that put a battle before a judge whose tokenizer has these special tokens."""
+    question, first, second = (disarm(text, special_tokens) for text in (battle.prompt.text, battle.first, battle.second))
     code = _code(question, first, second)
     parts = (("question", question), ("answer A", first), ("answer B", second))
     material = "\n\n".join("\n".join(_lines(name, code, text)) for name, text in parts) + f"\n\n{_reminder(wording)}"
@@ -124,12 +134,3 @@ def _code(question: str, *answers: str) -> str:
     """Return eight digits that stand in none of the texts: those of the question, unless an answer happened on them."""
     codes = (content_id("section", str(attempt), question)[:8] for attempt in count())
     return next(code for code in codes if not any(code in text for text in (question, *answers)))
-
-
-def _outcome(reply: Reply, form: VerdictForm, max_tokens: int) -> Outcome:
-    if reply.text is None:
-        assert reply.error, "a reply has either a text or an error"
-        return Outcome(value=None, error=reply.error)
-    if reply.completion_tokens >= max_tokens:  # what it would have come to is not known, whatever stands there so far
-        return Outcome(value=None, error=f"the answer was cut off at {reply.completion_tokens} tokens", raw=reply.text)
-    return read_verdict(reply.text, form)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,8 @@ from inward.errors import StorageError
 from inward.judging.pairwise.comparer import Battle, Comparer, Outcome, Stopped
 from inward.judging.spending import Spending
 
-FILE = "outcomes-3.sqlite"
-"""The number is the layout's: another layout is another file."""
+FILE = "outcomes-4.sqlite"
+"""The number changes with the layout, with what is shown to a judge, and with how its replies are read."""
 CHUNK = 512
 """Battles that are asked between two commits: enough to keep an endpoint or an engine full."""
 WAIT = 60.0
@@ -31,14 +32,16 @@ WAIT = 60.0
 class Cached:
     """A comparer that asks another one only what the folder does not hold yet. Equal battles of a call are asked once.
 
-    `identity` is what outcomes depend on beside the comparer's name. `asked` and `found` count the battles of all calls so far.
+    Several threads may compare at once: a battle that one of them is asking is not asked by another, which waits for it. What
+    stands in the folder is what every caller gets. `identity` is what outcomes depend on beside the comparer's name.
     Raises `StorageError` where the folder cannot be used.
     """
 
     def __init__(self, comparer: Comparer, folder: Path, *, identity: str = "", chunk: int = CHUNK) -> None:
         assert chunk > 0
         self._comparer, self._path, self._chunk, self._identity = comparer, folder / FILE, chunk, identity
-        self.asked = self.found = 0
+        self._asking: set[bytes] = set()
+        self._changed = threading.Condition()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,15 +60,34 @@ class Cached:
     def compare(self, battles: Sequence[Battle]) -> list[Outcome]:
         """Return one outcome a battle, in order: the stored one, or the comparer's, which is stored unless it is an error."""
         keys = [self.key(battle) for battle in battles]
-        known = self._stored(set(keys))
-        new = {key: battle for key, battle in zip(keys, battles, strict=True) if key not in known}
-        self.found += len(battles) - len(new)
-        self.asked += len(new)
-        todo = list(new.items())
-        for start in range(0, len(todo), self._chunk):
-            part = todo[start : start + self._chunk]
-            known |= self._ask(part)
-        return [known[key] for key in keys]
+        battle_of = dict(zip(keys, battles, strict=True))
+        outcomes = self._stored(battle_of)
+        while missing := {key: battle for key, battle in battle_of.items() if key not in outcomes}:
+            claimed = self._claim(missing)
+            try:
+                outcomes |= self._stored(claimed)  # another thread may have stored some before they were claimed
+                todo = [(key, missing[key]) for key in claimed if key not in outcomes]
+                for start in range(0, len(todo), self._chunk):
+                    outcomes |= self._ask(todo[start : start + self._chunk])
+            finally:
+                self._release(claimed)
+        return [outcomes[key] for key in keys]
+
+    def _claim(self, keys: Collection[bytes]) -> list[bytes]:
+        """Return those of the keys that no other thread is asking, once there are any, and note that this thread does.
+
+        Nobody who waits here is asking anything, so that no two threads can wait for each other.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._asking.issuperset(keys))
+            claimed = [key for key in keys if key not in self._asking]
+            self._asking.update(claimed)
+            return claimed
+
+    def _release(self, keys: Collection[bytes]) -> None:
+        with self._changed:
+            self._asking.difference_update(keys)
+            self._changed.notify_all()
 
     def key(self, battle: Battle) -> bytes:
         """Return a digest of all that the outcome depends on, and of where one part ends and the next begins."""
@@ -79,13 +101,15 @@ class Cached:
         try:
             outcomes = self._comparer.compare([battle for _, battle in part])
         except Stopped as stop:
-            self._store({part[at][0]: outcome for at, outcome in stop.answered.items()})
+            self._store({part[index][0]: outcome for index, outcome in stop.answered.items()})
             raise
-        fresh = dict(zip((key for key, _ in part), outcomes, strict=True))
-        self._store(fresh)
-        return fresh
+        asked = dict(zip((key for key, _ in part), outcomes, strict=True))
+        self._store(asked)
+        return asked | self._stored(asked)  # another process may have stored its own outcome first
 
-    def _stored(self, keys: set[bytes]) -> dict[bytes, Outcome]:
+    def _stored(self, keys: Collection[bytes]) -> dict[bytes, Outcome]:
+        if not keys:
+            return {}
         with _database(self._path) as database:
             rows = ((key, row) for key in keys if (row := database.execute(_SELECT, (key,)).fetchone()) is not None)
             return {key: self._read(text) for key, (text,) in rows}

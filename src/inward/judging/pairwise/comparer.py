@@ -1,8 +1,8 @@
 """The seams of pairwise judging: a comparer decides battles, a chat answers conversations.
 
-A tournament asks a comparer. A comparer asks a chat for its answer in words, or a label_scorer for how likely each answer is;
-both are an engine in this process or an endpoint elsewhere.
-Strings only, so no thought can reach any of them.
+A tournament asks a comparer. A comparer asks a chat for its answer in words, or a label scorer for how likely each answer is.
+Chat and label scorer are each an engine in this process or an endpoint elsewhere. All of them take strings only, so no thought
+of a sampled output can reach them. Several threads may use one object at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Stopped(JudgeError, Generic[T]):
-    """A chat or a comparer cannot go on. `answered` holds what was asked and answered in this call by then, by its place."""
+    """A chat or a comparer cannot go on. `answered` holds what this call had answered by then, by its index in the call."""
 
     def __init__(self, message: str, answered: dict[int, T]) -> None:
         super().__init__(message)
@@ -69,13 +69,16 @@ class Comparer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A chat's answer. `text` is None if and only if `error` says why. Tokens are what the server or engine counted.
+    """A chat's reply. It has a `text`, or an `error` that says why not; a text beside an error is not to be used.
 
-    `top` are the likeliest first tokens and the natural logarithms of their probabilities, where they were asked for and given.
+    `finish` says why the text ended, in the server's or the engine's own word ("stop", "length", ...), where it says so. Tokens
+    are what the server or engine counted. `top` are the likeliest first tokens and the natural logarithms of their
+    probabilities, where they were asked for and the server gave them.
     """
 
     text: str | None
     error: str | None = None
+    finish: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     top: tuple[tuple[str, float], ...] | None = None
@@ -120,7 +123,7 @@ class LabelScorer(Protocol):
     def bare(self) -> bool: ...
 
     def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
-        """Return one weighing a conversation, in order, each in the order of the labels. Raises `Stopped` as a chat does."""
+        """Return the labels' values for each conversation, in order. Raises `Stopped` as a chat does."""
         ...
 
     def costs(self) -> Spending:

@@ -1,16 +1,20 @@
-"""A chat behind an OpenAI-compatible server: many requests at once, retried, counted, stopped when the server is gone.
+"""A chat behind an OpenAI-compatible server: many requests at once, retried, counted, stopped when the server is of no use.
 
-Asynchronous inside, synchronous outside. What a server can mend by itself (429, 5xx, time-outs, lost connections, answers
-that are not JSON) is tried again with exponential backoff; what it refuses comes back as an error with its own words. The
-key is read from the environment for each batch, kept nowhere, and blanked out of whatever the server says.
+It is asynchronous inside and synchronous outside. What a server can mend by itself (429, 5xx, time-outs, lost connections,
+answers that are not JSON) is tried again with exponential backoff; what it refuses comes back as an error with its own words.
+Several threads may ask at once: they share the limit on requests under way, the circuit that stops them all (`circuit`), and
+the count of what was spent. The key is read from the environment for each call, kept nowhere, and blanked out of whatever the
+server says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,16 +24,16 @@ import httpx
 
 from inward.config import EndpointSettings
 from inward.errors import JudgeError, UsageError
+from inward.judging.pairwise.circuit import Circuit
 from inward.judging.pairwise.comparer import Reply, Stopped
-from inward.judging.pairwise.endpoint_answer import complaint_of, cut, retry_after, text_of, top_of, usage_of
-from inward.judging.spending import Spending
+from inward.judging.pairwise.endpoint_answer import Answer, Refusal, Trouble, Useless, blank, read_answer
+from inward.judging.pairwise.shared_loop import SharedLoop
+from inward.judging.spending import Spending, Tally
 
 FAILURES_TO_OPEN = 5
-SECRET = 8
-"""Characters from which on a key is taken for a secret and blanked out; servers without keys are given a word like EMPTY."""
-_AGAIN = {408, 425, 429}
-_USELESS = {401: "refuses the key", 402: "wants to be paid", 404: "knows no such model or address"}
-"""Refusals that every other request would meet too."""
+PROBE = "Hello."
+"""What stands in every turn of the short request that finds out whether a server takes any request."""
+Conversation = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,199 +49,230 @@ class Backoff:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trouble:
-    """A try that may succeed when repeated; `wait` is what the server asked for, in seconds.
-
-    `gone`: there is no server at all, which is no fault of this request.
-    """
-
-    reason: str
-    wait: float | None = None
-    gone: bool = False
-
-
 PATIENT = Backoff()
 
 
-class EndpointChat:
-    """Answers conversations by a model behind an endpoint, at most `settings.concurrency` at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """What all calls on one event loop share."""
 
-    `failures_to_open` requests in a row that fail with all their retries open the circuit, or one that never reached a server:
-    `Stopped`, a `JudgeError` that holds what was answered. A later call tries again, and its first failure opens it again.
+    client: httpx.AsyncClient
+    slots: asyncio.Semaphore
+    probing: asyncio.Lock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call of `complete` or `first_tokens`: what its requests ask for, its key, and when it began."""
+
+    asked: dict[str, int | bool]
+    key: str | None
+    openings: int
+
+
+class EndpointChat:
+    """Answers conversations by a model behind an endpoint, at most `settings.concurrency` at once over all threads.
+
+    The circuit opens after `failures_to_open` requests in a row that fail with all their retries, after one that reached no
+    server, and where a server refuses even a short request (`circuit`). Every call that is under way then raises `Stopped`, a
+    `JudgeError` that holds what that call had answered. A later call tries again; its first failure opens the circuit again.
     """
 
     def __init__(
         self, settings: EndpointSettings, *, backoff: Backoff = PATIENT, failures_to_open: int = FAILURES_TO_OPEN
     ) -> None:
         check(settings)
-        self._settings, self._backoff, self._failures_to_open = settings, backoff, failures_to_open
+        self._settings, self._backoff = settings, backoff
         self._url = settings.base_url.rstrip("/") + "/chat/completions"
-        self._spending = Spending()
-        self._in_a_row = 0
-        self._hold = 0.0  # until when, on the monotonic clock, the server asked to be left alone
+        self._tally = Tally()
+        self._circuit = Circuit(limit=failures_to_open)
+        self._hold_until = 0.0  # on the monotonic clock: when the server wants to be asked again
+        self._loop = SharedLoop(self._open_session, _close_session)
 
     @property
     def name(self) -> str:
-        return f"{self._settings.model} at {self._settings.base_url}"
+        """The model and its address, and what is sent beside the conversation where the recipe sets it."""
+        settings = self._settings
+        sent = [f"limit={settings.limit_name}"] if settings.limit_name != "max_tokens" else []
+        sent += [f"temperature={settings.temperature}"] if settings.temperature != 0.0 else []
+        sent += [json.dumps(settings.extra_body, sort_keys=True)] if settings.extra_body else []
+        return f"{settings.model} at {settings.base_url}" + (f" ({', '.join(sent)})" if sent else "")
 
     def __repr__(self) -> str:
         return f"EndpointChat({self.name!r})"
 
     def costs(self) -> Spending:
-        """Return what all calls so far came to."""
-        return self._spending
+        """Return what all calls so far came to, those under way included. Any thread may ask at any time."""
+        spent, prices = self._tally.read(), self._settings
+        return replace(spent, money=(spent.prompt_tokens * prices.price_in + spent.completion_tokens * prices.price_out) / 1e6)
 
-    def complete(self, conversations: Sequence[Sequence[dict[str, str]]], *, max_tokens: int) -> list[Reply]:
-        """Return one reply a conversation, in order. Raises `Stopped` where the endpoint is gone or of no use.
+    def complete(self, conversations: Sequence[Conversation], *, max_tokens: int) -> list[Reply]:
+        """Return one reply a conversation, in order. Raises `Stopped` where the endpoint is gone or of no use."""
+        return self._ask(conversations, {self._settings.limit_name: max_tokens})
 
-        Not for a thread with a running event loop: use `asyncio.to_thread` there.
-        """
-        return asyncio.run(self._complete(conversations, {"max_tokens": max_tokens}))
-
-    def first_tokens(self, conversations: Sequence[Sequence[dict[str, str]]], *, count: int) -> list[Reply]:
+    def first_tokens(self, conversations: Sequence[Conversation], *, count: int) -> list[Reply]:
         """Return one reply of one token a conversation, with the `count` likeliest in `top` if the server gives them.
 
         Raises as `complete`.
         """
-        asked = {"max_tokens": 1, "logprobs": True, "top_logprobs": count}
-        return asyncio.run(self._complete(conversations, asked))
+        return self._ask(conversations, {self._settings.limit_name: 1, "logprobs": True, "top_logprobs": count})
 
-    async def _complete(self, conversations: Sequence[Sequence[dict[str, str]]], asked: dict[str, int | bool]) -> list[Reply]:
+    def _ask(self, conversations: Sequence[Conversation], asked: dict[str, int | bool]) -> list[Reply]:
+        if not conversations:
+            return []
+        call = _Call(asked=asked, key=_key(self._settings), openings=self._circuit.openings)
+        return self._loop.run(lambda session: self._answer_all(session, conversations, call))
+
+    async def _answer_all(self, session: _Session, conversations: Sequence[Conversation], call: _Call) -> list[Reply]:
         replies: dict[int, Reply] = {}
-        todo = enumerate(conversations)
-        key = _key(self._settings)
+        waiting = enumerate(conversations)
 
-        async def work(client: httpx.AsyncClient) -> None:
-            for index, conversation in todo:
-                body = {
-                    "model": self._settings.model,
-                    "messages": list(conversation),
-                    "temperature": 0,
-                    **asked,
-                }
-                # ASCII escapes carry any text, lone surrogates included
-                replies[index] = await self._answer(client, json.dumps(body).encode("ascii"), index, key)
+        async def work() -> None:
+            for index, conversation in waiting:
+                async with session.slots:
+                    replies[index] = await self._answer(session, conversation, index, call)
 
-        workers = min(self._settings.concurrency, len(conversations))
-        async with self._client(key) as client:
-            tasks = [asyncio.create_task(work(client)) for _ in range(workers)]
-            try:
-                await asyncio.gather(*tasks)
-            except JudgeError as error:
-                raise Stopped(str(error), dict(replies)) from error
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [asyncio.create_task(work()) for _ in range(min(self._settings.concurrency, len(conversations)))]
+        try:
+            await asyncio.gather(*tasks)
+        except JudgeError as error:
+            raise Stopped(str(error), dict(replies)) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return [replies[index] for index in range(len(conversations))]
 
-    def _client(self, key: str | None) -> httpx.AsyncClient:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        limits = httpx.Limits(max_connections=self._settings.concurrency)
-        return httpx.AsyncClient(headers=headers, limits=limits, timeout=self._settings.timeout_s)
-
-    async def _answer(self, client: httpx.AsyncClient, body: bytes, index: int, key: str | None) -> Reply:
+    async def _answer(self, session: _Session, conversation: Conversation, index: int, call: _Call) -> Reply:
         tries = self._settings.retries + 1
-        trouble = _Trouble(reason="")
+        trouble = Trouble(reason="")
         for attempt in range(tries):
             await self._pause(trouble, index, attempt)
-            result = await self._try(client, body, key)
+            self._circuit.check(call.openings)
+            result = await self._try(session.client, conversation, call)
             if isinstance(result, Reply):
-                self._in_a_row = 0
+                self._circuit.answered()
                 return result
+            if isinstance(result, Refusal):
+                return await self._refused(session, conversation, call, result)
             trouble = result
-            if trouble.wait is not None and trouble.wait > self._backoff.longest:
-                trouble = replace(trouble, reason=f"{trouble.reason}; it asks to wait {trouble.wait:.0f} s")
+            if trouble.wait_s is not None and trouble.wait_s > self._backoff.longest:
+                trouble = replace(trouble, reason=f"{trouble.reason}; it asks to wait {trouble.wait_s:.0f} s")
                 tries = attempt + 1
                 break
-        return self._failed(replace(trouble, reason=f"{trouble.reason} (tried {tries} times)"))
+        return self._failed(replace(trouble, reason=f"{trouble.reason} (tried {tries} times)"), call)
 
-    def _failed(self, trouble: _Trouble) -> Reply:
-        self._in_a_row += 1
-        self._book(failures=1)
+    def _failed(self, trouble: Trouble, call: _Call) -> Reply:
+        self._tally.add(Spending(failures=1))
+        opens = self._circuit.failed()
         if trouble.gone:
-            raise self._stop(f"cannot be reached: {trouble.reason}")
-        if self._in_a_row >= self._failures_to_open:
-            raise self._stop(f"failed {self._in_a_row} requests in a row, the last with: {trouble.reason}")
+            raise self._stop(f"cannot be reached: {trouble.reason}", call)
+        if opens:
+            raise self._stop(f"failed {self._circuit.failures} requests in a row, the last with: {trouble.reason}", call)
         return Reply(text=None, error=trouble.reason)
 
-    async def _pause(self, trouble: _Trouble, index: int, attempt: int) -> None:
+    async def _refused(self, session: _Session, conversation: Conversation, call: _Call, refusal: Refusal) -> Reply:
+        """Return a refused request's reply, or stop where the server turns out to refuse a short one of its form too."""
+        self._tally.add(Spending(failures=1))
+        self._circuit.refused()
+        async with session.probing:  # the others that were refused wait for what one of them finds out
+            self._circuit.check(call.openings)
+            if self._circuit.needs_probe(forbidden=refusal.forbidden):
+                result = await self._try(session.client, [turn | {"content": PROBE} for turn in conversation], call)
+                if isinstance(result, Reply):
+                    self._circuit.probe_passed()
+                elif isinstance(result, Refusal):
+                    raise self._stop(f"refuses every request, even the shortest. {_advice(result)}", call)
+        return Reply(text=None, error=refusal.reason)
+
+    async def _pause(self, trouble: Trouble, index: int, attempt: int) -> None:
         """Wait as long as the last trouble asks for, and as long as the server asked any other request to wait."""
         chance = random.Random(f"{self._backoff.seed} {index} {attempt}").random()
         if attempt:
-            self._book(retries=1)
+            self._tally.add(Spending(retries=1))
             doubled = min(self._backoff.most, self._backoff.first * 2.0 ** min(attempt - 1, 60))
-            if not trouble.wait:
+            if not trouble.wait_s:
                 await asyncio.sleep(doubled * (1 + chance) / 2)
-        while (left := self._hold - time.monotonic()) > 0:
+        while (left := self._hold_until - time.monotonic()) > 0:
             await asyncio.sleep(left + chance * self._backoff.first / 2)  # not all at once
 
-    async def _try(self, client: httpx.AsyncClient, body: bytes, key: str | None) -> Reply | _Trouble:
+    async def _try(self, client: httpx.AsyncClient, conversation: Conversation, call: _Call) -> Reply | Refusal | Trouble:
+        """Send one request and return what came of it. Raises `JudgeError` where every other request would fail like it."""
+        headers = {"Authorization": f"Bearer {call.key}"} if call.key else {}
         try:
             async with asyncio.timeout(self._settings.timeout_s):  # httpx limits the silences only, not the whole
-                response = await client.post(self._url, content=body)
+                response = await client.post(self._url, content=self._body(conversation, call), headers=headers)
         except (TimeoutError, httpx.TimeoutException):
-            return _Trouble(reason=f"no answer within {self._settings.timeout_s:g} s")
+            return Trouble(reason=f"no answer within {self._settings.timeout_s:g} s")
         except httpx.RequestError as error:
             gone = isinstance(error, httpx.ConnectError)
-            return _Trouble(reason=_blank(f"{type(error).__name__}: {error}", key), gone=gone)
-        text, status = _blank(response.text, key), response.status_code  # before anything is cut short
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
-            content = None
-        said = _blank(f"HTTP {status}: {complaint_of(content, text)}", key)
-        if status in _AGAIN or status >= 500:
-            wait = retry_after(response.headers.get("Retry-After"))
-            if wait is not None and wait <= self._backoff.longest:
-                self._hold = max(self._hold, time.monotonic() + wait)
-            return _Trouble(reason=said, wait=wait)
-        if status in _USELESS:
-            raise self._stop(f"{_USELESS[status]}: {said}")
-        if status != 200:
-            return self._refused(said)
-        if not isinstance(content, dict):
-            return _Trouble(reason=f"the answer is not a JSON object: {cut(text)}")
-        if content.get("error"):  # some gateways report what failed behind them with status 200
-            return _Trouble(reason=said)
-        return self._read(content, key)
+            return Trouble(reason=blank(f"{type(error).__name__}: {error}", call.key), gone=gone)
+        result = read_answer(response.status_code, response.headers, response.text, call.key)
+        if isinstance(result, Useless):
+            raise self._stop(result.reason, call)
+        if isinstance(result, Answer):
+            return self._booked(result)
+        if isinstance(result, Trouble) and result.wait_s is not None and result.wait_s <= self._backoff.longest:
+            self._hold_until = max(self._hold_until, time.monotonic() + result.wait_s)
+        return result
 
-    def _refused(self, said: str) -> Reply:
-        self._book(failures=1)
-        return Reply(text=None, error=said)
+    def _body(self, conversation: Conversation, call: _Call) -> bytes:
+        settings = self._settings
+        body: dict[str, Any] = {"model": settings.model, "messages": list(conversation)}
+        if settings.temperature != "unset":
+            body["temperature"] = settings.temperature
+        # ASCII escapes carry any text, lone surrogates included
+        return json.dumps(body | call.asked | settings.extra_body).encode("ascii")
 
-    def _read(self, content: dict[str, Any], key: str | None) -> Reply:
-        usage = usage_of(content)
-        read, written = usage or (0, 0)
-        self._book(answers=1, uncounted=int(usage is None), read=read, written=written)
-        text, error = text_of(content)
-        if text is not None:
-            text = _blank(text, key)
-        top = tuple((_blank(token, key), logp) for token, logp in top_of(content)) or None
-        return Reply(text=text, error=error, prompt_tokens=read, completion_tokens=written, top=top)
-
-    def _book(
-        self, *, answers: int = 0, failures: int = 0, retries: int = 0, uncounted: int = 0, read: int = 0, written: int = 0
-    ) -> None:
-        past = self._spending
-        prompt_tokens, completion_tokens = past.prompt_tokens + read, past.completion_tokens + written
-        self._spending = Spending(
-            answers=past.answers + answers,
-            failures=past.failures + failures,
-            retries=past.retries + retries,
-            uncounted=past.uncounted + uncounted,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            money=(prompt_tokens * self._settings.price_in + completion_tokens * self._settings.price_out) / 1e6,
+    def _booked(self, answer: Answer) -> Reply:
+        reply = answer.reply
+        spent = Spending(
+            answers=1,
+            uncounted=int(not answer.counted),
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
         )
+        self._tally.add(spent)
+        return reply
 
-    def _stop(self, what: str) -> JudgeError:
+    def _stop(self, reason: str, call: _Call) -> JudgeError:
+        """Open the circuit, and return the error to raise: that of another call where it opened first."""
+        self._circuit.check(call.openings)
         key = f" (its key is in {self._settings.key_env})" if self._settings.key_env else ""
-        return JudgeError(
-            f"the judge's endpoint {self._settings.base_url}{key} {what}. Everything judged before is stored. "
-            "Mend the endpoint or its settings, then run the same command again: it goes on where it stopped"
+        return self._circuit.open(
+            JudgeError(
+                f"the judge's endpoint {self._settings.base_url}{key} {reason}. Everything judged before is stored. "
+                "Mend the endpoint or its settings, then run the same command again: it goes on where it stopped"
+            )
         )
+
+    def _open_session(self) -> _Session:
+        concurrency = self._settings.concurrency
+        client = httpx.AsyncClient(
+            headers={"Content-Type": "application/json"},
+            limits=httpx.Limits(max_connections=concurrency),
+            timeout=self._settings.timeout_s,
+            verify=_ssl_context(),
+        )
+        return _Session(client=client, slots=asyncio.Semaphore(concurrency), probing=asyncio.Lock())
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # it takes longer than many a request
+
+
+async def _close_session(session: _Session) -> None:
+    await session.client.aclose()
+
+
+def _advice(refusal: Refusal) -> str:
+    if refusal.forbidden:
+        return f"{refusal.reason}. See whether the key, the account or the region may use endpoint.model"
+    return (
+        f"{refusal.reason}. If the server does not know a parameter, see endpoint.limit_name, endpoint.temperature and "
+        "endpoint.extra_body; if it takes no system turn, set judge.turn = 'user'"
+    )
 
 
 def check(settings: EndpointSettings) -> None:
@@ -258,7 +293,3 @@ def _key(settings: EndpointSettings) -> str | None:
     if not (key.isascii() and key.isprintable()) or " " in key:  # httpx would put such a key into its error
         raise UsageError(f"the environment variable {settings.key_env} holds no key: it has spaces or unprintable characters")
     return key
-
-
-def _blank(text: str, key: str | None) -> str:
-    return text.replace(key, "[key]") if key and len(key) >= SECRET else text

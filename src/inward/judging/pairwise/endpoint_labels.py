@@ -2,7 +2,8 @@
 
 A server lists its likeliest tokens only. What is not listed is at most as likely as the least likely listed one, and all such
 tokens together as likely as the listed ones leave over; a label gets these bounds, and a battle is decided only where
-they decide it (`probability.decide`).
+they decide it (`by_probability.decide`). One token is all that is asked for, so that an answer cut off after it is a whole one;
+one that a filter withheld, or that begins with reasoning, is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from inward.errors import JudgeError
 from inward.judging.pairwise.comparer import LabelLogps, Reply, Stopped
 from inward.judging.pairwise.endpoint import EndpointChat
+from inward.judging.pairwise.replies import why_incomplete
 from inward.judging.spending import Spending
 
 COUNT = 20
@@ -35,11 +37,11 @@ class EndpointLabelScorer:
         return self.chat.costs()
 
     def score_labels(self, conversations: Sequence[Sequence[dict[str, str]]], labels: Sequence[str]) -> list[LabelLogps]:
-        """Return one weighing a conversation, in order. Raises `JudgeError` where the server gives no probabilities at all."""
+        """Return the labels' values for each conversation, in order. Raises `JudgeError` where the server gives none at all."""
         try:
             replies = self.chat.first_tokens(conversations, count=COUNT)
         except Stopped as stop:
-            raise Stopped(str(stop), {at: _label_logps(reply, labels) for at, reply in stop.answered.items()}) from stop
+            raise Stopped(str(stop), {index: _label_logps(reply, labels) for index, reply in stop.answered.items()}) from stop
         answered = [reply for reply in replies if reply.text is not None]
         if answered and not any(reply.top for reply in answered):
             raise JudgeError(
@@ -50,8 +52,9 @@ class EndpointLabelScorer:
 
 
 def _label_logps(reply: Reply, labels: Sequence[str]) -> LabelLogps:
-    if reply.top is None:
-        error = reply.error or "the answer holds no probabilities of its tokens"
+    error = reply.error or why_incomplete(reply)
+    if error or reply.top is None:
+        error = error or "the answer holds no probabilities of its tokens"
         return LabelLogps(low=None, high=None, error=error, raw=reply.text or "")
     listed: dict[str, float] = {}
     for token, logp in reply.top:  # different tokens may be written alike

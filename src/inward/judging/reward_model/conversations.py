@@ -1,6 +1,6 @@
 """Prompt and response as the token ids that a reward model reads, and rows of them cut into batches.
 
-What can go wrong without a word in such code is settled here as follows.
+Such code can go wrong without an error. These are the cases and what is done in each.
 - The chat template is applied once to [user: prompt, assistant: response] and brings its own special tokens; none is added.
   Without one, or where the recipe asks for a plain pair, the tokenizer gets the two texts as a pair (if it has a separator
   token) or as one text with a blank line between.
@@ -24,12 +24,12 @@ from inward.models.tokenizer import chat_text, encode_chat
 
 T = TypeVar("T")
 
-SHORTEST = 8
-"""Tokens that a prompt must have in common over its responses for it to be read apart."""
-ENOUGH = 2048
-"""Padded tokens that keep a processor busy: a batch that has them takes no row that is longer than its shortest by more
-than the share `WASTE`."""
-WASTE = 0.25
+MIN_SHARED_TOKENS = 8
+"""A prompt is read apart from its responses where all of them begin with at least so many tokens in common."""
+BUSY_TOKENS = 2048
+"""So many padded tokens keep a processor busy. A batch that has them takes no row that is longer than its shortest by more than
+the share `MAX_PADDING`."""
+MAX_PADDING = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,8 @@ class Conversations:
         """Return rows that try a model out, cut to the `longest` that it can take."""
         encoded = [self.encode(prompt, response) for response in responses]
         return [
-            Row(group=group, first=at, tokens=tokens[:longest], types=types and types[:longest], full=len(tokens))
-            for at, (tokens, types) in enumerate(encoded)
+            Row(group=group, first=index, tokens=tokens[:longest], types=types and types[:longest], full=len(tokens))
+            for index, (tokens, types) in enumerate(encoded)
         ]
 
     def encode(self, prompt: str, response: str) -> tuple[list[int], list[int] | None]:
@@ -120,27 +120,27 @@ def families(rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
     groups: dict[int, list[Row]] = {}
     for row in by_content(rows):
         groups.setdefault(row.group, []).append(row)
-    found, others = [], []
+    shared, others = [], []
     for members in groups.values():
         size = min(_in_common([row.tokens for row in members]), len(members[0].tokens) - 1)
-        if len(members) > 1 and size >= SHORTEST:
-            found.append(Family(size=size, rows=members))
+        if len(members) > 1 and size >= MIN_SHARED_TOKENS:
+            shared.append(Family(size=size, rows=members))
         else:
             others += members
-    return sorted(found, key=lambda family: (family.size, family.prefix)), by_content(others)
+    return sorted(shared, key=lambda family: (family.size, family.prefix)), by_content(others)
 
 
 def _in_common(texts: Sequence[list[int]]) -> int:
     """Return how many tokens all texts begin with: as many as the first and the last of them in order."""
     low, high = min(texts), max(texts)
-    return next((at for at, token in enumerate(low) if token != high[at]), len(low))
+    return next((index for index, token in enumerate(low) if token != high[index]), len(low))
 
 
 def batches(items: Sequence[T], budget: int, width: Callable[[T], tuple[int, int]], *, even: bool = False) -> Iterator[list[T]]:
     """Cut items into batches whose padded size, items x (widest first part + widest second part), is within the budget.
 
-    Items come sorted by their second part. One over the budget goes alone. With `even` all items of a batch are as wide as
-    each other: there is no padding.
+    Items come sorted by their second part. An item over the budget is a batch of its own. With `even` all items of a batch are
+    as wide as each other, so that nothing is padded.
     """
     batch: list[T] = []
     first = second = shortest = 0
@@ -148,7 +148,7 @@ def batches(items: Sequence[T], budget: int, width: Callable[[T], tuple[int, int
         own = width(item)
         wider = max(first, own[0]), max(second, own[1])
         full = sum(wider) * (len(batch) + 1) > budget
-        wasteful = second * len(batch) >= ENOUGH and own[1] > (1 + WASTE) * shortest
+        wasteful = second * len(batch) >= BUSY_TOKENS and own[1] > (1 + MAX_PADDING) * shortest
         if batch and (full or wasteful or (even and own != (first, second))):
             yield batch
             batch, wider = [], own

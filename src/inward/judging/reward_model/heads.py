@@ -6,7 +6,7 @@ comes with the model as code (ArmoRM's form) puts out `score` (B,) and, where it
   where transformers would silently fall back on a class of its own and a head of random numbers.
 - A head without weights is refused: transformers would fill it with random numbers and go on.
 - Everything outside the body is computed in fp32, on hidden states in fp32: a bf16 head has 8 bits, which makes ties.
-- Only what is finite counts, and that is asked before a sigmoid makes 0 or 1 of an infinity.
+- Only finite numbers count, which is checked before a sigmoid makes 0 or 1 of an infinity.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
+from inward.models.names import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,7 @@ class Objective:
     """One of the numbers that a head puts out, and its weight in the score."""
 
     name: str
-    place: int
+    index: int
     weight: float
 
 
@@ -54,6 +56,16 @@ class Reading:
     parts: dict[str, float | None]
 
 
+def model_folder(settings: RewardModelJudge) -> Path:
+    """Return the folder that the model is read from, fetched first where `path` is a Hub name. Raises `UsageError`."""
+    try:
+        return local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    except UsageError as error:
+        raise UsageError(
+            f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}"
+        ) from error
+
+
 def check(settings: RewardModelJudge) -> None:
     """Look at the model's configuration, and at its tokenizer if need be: what is wrong shows before anything is sampled.
 
@@ -64,7 +76,7 @@ def check(settings: RewardModelJudge) -> None:
     _config(settings)
     if settings.input == "chat":
         with _loading(settings):
-            tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings), trust_remote_code=settings.trust_remote_code)
         _need_template(settings, tokenizer)
 
 
@@ -73,12 +85,13 @@ def load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     trust = {"trust_remote_code": settings.trust_remote_code}
+    folder = model_folder(settings)
     config, own_code = _config(settings)
     with _loading(settings):
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, **trust)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
         _need_template(settings, tokenizer)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            settings.path, config=config, dtype=dtype, output_loading_info=True, **trust
+            folder, config=config, dtype=dtype, output_loading_info=True, **trust
         )
     if absent := sorted(report["missing_keys"]):
         # transformers would fill these with random numbers and go on: a language model without a score head, most often
@@ -98,8 +111,8 @@ def resolve(settings: RewardModelJudge, config: Any, count: int) -> tuple[Object
     Raises `UsageError` for a name that is none of the model's, with the nearest one, and where it needs objectives or cannot.
     """
     labels = dict(getattr(config, "id2label", None) or {})
-    names = [str(labels.get(place, place)) for place in range(count)] if len(labels) == count else []
-    known = ", ".join(names) if names else f'"0" to "{count - 1}"'
+    names = [str(labels.get(index, index)) for index in range(count)] if len(labels) == count else []
+    offered = ", ".join(names) if names else f'"0" to "{count - 1}"'
     if count == 1 and settings.objectives:
         raise UsageError(
             f"judge.objectives weighs {len(settings.objectives)} objectives, but judge.path {settings.path!r} gives one number "
@@ -107,20 +120,20 @@ def resolve(settings: RewardModelJudge, config: Any, count: int) -> tuple[Object
         )
     if count > 1 and not settings.objectives:
         raise UsageError(
-            f"judge.path {settings.path!r} has {count} labels ({known}); without weights a reward model has one. "
+            f"judge.path {settings.path!r} has {count} labels ({offered}); without weights a reward model has one. "
             "Set judge.objectives to their weights, or give a model trained to score."
         )
-    found: dict[int, Objective] = {}
+    objectives: dict[int, Objective] = {}
     for name, weight in settings.objectives.items():
-        place = names.index(name) if name in names else int(name) if name.isdecimal() and int(name) < count else None
-        if place is None:
+        index = names.index(name) if name in names else int(name) if name.isdecimal() and int(name) < count else None
+        if index is None:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {known}."
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {offered}."
             raise UsageError(f"judge.objectives names {name!r}, which judge.path {settings.path!r} does not have; {hint}")
-        if place in found:
-            raise UsageError(f"judge.objectives names {found[place].name!r} and {name!r}, which are the same objective")
-        found[place] = Objective(name=name, place=place, weight=weight)
-    return tuple(found.values())
+        if index in objectives:
+            raise UsageError(f"judge.objectives names {objectives[index].name!r} and {name!r}, which are the same objective")
+        objectives[index] = Objective(name=name, index=index, weight=weight)
+    return tuple(objectives.values())
 
 
 def numbers(settings: RewardModelJudge, output: Any, rows: int) -> torch.Tensor:
@@ -133,16 +146,16 @@ def numbers(settings: RewardModelJudge, output: Any, rows: int) -> torch.Tensor:
     name = next((name for name in names if isinstance(getattr(output, name, None), torch.Tensor)), None)
     if name is None:
         raise UsageError(f"judge.path {settings.path!r} puts out neither {names[0]} nor {names[1]}: it is no reward model")
-    found: torch.Tensor = getattr(output, name)
-    shape = tuple(found.shape)
+    tensor: torch.Tensor = getattr(output, name)
+    shape = tuple(tensor.shape)
     several = name != "score"
     if shape[:1] != (rows,) or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1 and not several):
-        wanted = f"({rows}, objectives)" if settings.objectives else f"({rows},)"
+        expected = f"({rows}, objectives)" if settings.objectives else f"({rows},)"
         raise UsageError(
-            f"judge.path {settings.path!r} puts out {name} of shape {shape} for {rows} responses instead of {wanted}: "
+            f"judge.path {settings.path!r} puts out {name} of shape {shape} for {rows} responses instead of {expected}: "
             "it does not give one number a response"
         )
-    return found.reshape(rows, -1)
+    return tensor.reshape(rows, -1)
 
 
 def readings(settings: RewardModelJudge, objectives: Sequence[Objective], numbers_BN: torch.Tensor) -> list[Reading]:
@@ -151,7 +164,7 @@ def readings(settings: RewardModelJudge, objectives: Sequence[Objective], number
 
 
 def _reading(settings: RewardModelJudge, objectives: Sequence[Objective], row: list[float]) -> Reading:
-    parts = {objective.name: row[objective.place] for objective in objectives}
+    parts = {objective.name: row[objective.index] for objective in objectives}
     shown = {name: part if math.isfinite(part) else None for name, part in parts.items()}
     wrong = [f"{part} for {name}" for name, part in parts.items() if not math.isfinite(part)]
     value = sum(objective.weight * parts[objective.name] for objective in objectives) if parts else row[0]
@@ -169,8 +182,9 @@ def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
     from transformers import AutoConfig, PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    folder = model_folder(settings)
     with _loading(settings):
-        raw, _ = PreTrainedConfig.get_config_dict(settings.path)
+        raw, _ = PreTrainedConfig.get_config_dict(folder)
     code = raw.get("auto_map") or {}
     needed = AUTO_CLASS if AUTO_CLASS in code else "AutoConfig" if raw.get("model_type") not in CONFIG_MAPPING else None
     if needed in code and not settings.trust_remote_code:
@@ -179,7 +193,7 @@ def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
             "Read that code; if you trust it, set judge.trust_remote_code = true"
         )
     with _loading(settings):
-        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     if AUTO_CLASS not in code:
         resolve(settings, config, config.num_labels)
     return config, AUTO_CLASS in code
@@ -189,13 +203,13 @@ def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
 def _loading(settings: RewardModelJudge) -> Iterator[None]:
     from safetensors import SafetensorError
 
-    # what is here and what is of another form; and, where a model's own code runs, what such code most often fails with
-    known: tuple[type[Exception], ...] = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
+    # a model that is not there or has another form; and, where a model's own code runs, what such code most often raises
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
     if settings.trust_remote_code:
-        known += (AttributeError, KeyError, SyntaxError, TypeError)
+        expected += (AttributeError, KeyError, SyntaxError, TypeError)
     try:
         yield
-    except known as error:
+    except expected as error:
         hint = " (code that comes with a model may need another version of transformers)" if settings.trust_remote_code else ""
         raise UsageError(
             f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}{hint}"

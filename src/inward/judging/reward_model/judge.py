@@ -1,15 +1,12 @@
 """A judge that is a reward model: any `AutoModelForSequenceClassification` of transformers, or one with its own head.
 
-What it reads is made in `reward_rows`, what its head says is understood in `reward_heads`, and each prompt is read once for all
-its responses by `reward_prefix` where the model allows it. Here they meet: rows sorted by length, in batches of so many padded
+What it reads is made in `conversations`, what its head puts out is read in `heads`, and each prompt is read once for all its
+responses by `prefix` where the model allows it. Here they meet: rows sorted by length, in batches of so many padded
 tokens.
 - Rows are padded on the right. A model finds its last token by the pad id of its configuration, so that is what we pad with;
   where there is none, each batch pads with an id that none of its rows holds.
-- A model is tried on a few short conversations when it is loaded: the form of what its head puts out, whether prompts can be
-  read apart, and, of a head that is the model's own code, whether padding changes its scores (then nothing is padded). Nor
-  is anything padded where rotary positions depend on the longest conversation of a batch and conversations can be so long.
-- Reading prompts apart gives the same sums in another order: equal scores in fp32, and in 16 bits ones that differ by their
-  rounding, so that the judge's name says it there.
+from inward.judging.spending import Spending, Tally
+from inward.models.architectures import position_limit
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from inward.judging.reward_model import heads as reward_heads
 from inward.judging.reward_model import prefix as reward_prefix
 from inward.judging.reward_model.conversations import Conversations, Family, Row, batches, by_content, families, unused_id
 from inward.judging.reward_model.heads import Reading
-from inward.judging.spending import Spending
+from inward.judging.spending import Spending, Tally
 from inward.models.architectures import position_limit
 from inward.records import Prompt
 
@@ -39,7 +36,7 @@ TRIAL = (
     ("Name a river.", ("The Elbe.", "The Elbe, which rises in the Giant Mountains and ends in the North Sea.")),
 )
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
-"""How far correct ways to compute the same may lie apart, as a share of its size; a wrong way is far beyond."""
+"""How far two correct computations of the same number may lie apart, as a share of its size. A wrong one is far beyond it."""
 
 
 class RewardModel:
@@ -51,13 +48,13 @@ class RewardModel:
         self._settings = settings
         self._device = device()
         self._dtype = resolve_dtype(settings.dtype, self._device)
-        self._rows = self._tokens = 0
+        self._tally = Tally()
         loaded = reward_heads.load(settings, self._dtype, self._device)
         self._model = loaded.model
         context = _context(loaded.tokenizer, loaded.model)
         self.conversations = Conversations(loaded.tokenizer, min(settings.max_tokens, context), settings.input, today=today)
         self._pad: int | None = self._model.config.get_text_config().pad_token_id
-        trial = by_content([row for at in range(len(TRIAL)) for row in self.conversations.trial(at, *TRIAL[at], context)])
+        trial = by_content([row for n in range(len(TRIAL)) for row in self.conversations.trial(n, *TRIAL[n], context)])
         numbers_BN = self._try(trial)
         self._objectives = reward_heads.resolve(settings, self._model.config, numbers_BN.shape[1])
         positions = position_limit(self._model.config)
@@ -78,7 +75,7 @@ class RewardModel:
 
     def costs(self) -> Spending:
         """Return the tokens read, of conversations as they were cut; nothing is written."""
-        return Spending(answers=self._rows, prompt_tokens=self._tokens)
+        return self._tally.read()
 
     def judge(self, groups: Sequence[Group]) -> list[list[Ruling]]:
         rulings: dict[tuple[int, int], Ruling] = {}
@@ -90,8 +87,7 @@ class RewardModel:
                     rulings[index, first] = Ruling(first=first, unscored=row)
                 else:
                     rows.append(row)
-        self._rows += len(rows)
-        self._tokens += sum(len(row.tokens) for row in rows)
+        self._tally.add(Spending(answers=len(rows), prompt_tokens=sum(len(row.tokens) for row in rows)))
         for row, reading in self._read(rows):
             rulings[row.group, row.first] = _ruling(row, reading)
         return [[rulings[index, first] for first in range(len(group.responses))] for index, group in enumerate(groups)]
@@ -106,12 +102,12 @@ class RewardModel:
         budget = self._settings.batch_tokens
         for some in batches(shared, budget, lambda family: (0, family.size)):
             prompts = self._prompts(some)
-            ends = [(at, family.size, row) for at, family in enumerate(some) for row in family.rows]
+            ends = [(number, family.size, row) for number, family in enumerate(some) for row in family.rows]
             ends.sort(key=lambda end: (len(end[2].tokens) - end[1], end[2].tokens))
             for batch in batches(ends, budget, lambda end: (end[1], len(end[2].tokens) - end[1])):
                 rows = [row for _, _, row in batch]
                 sizes = [len(row.tokens) for row in rows]
-                with reward_prefix.continuing(self._model.base_model, prompts, [at for at, _, _ in batch], sizes):
+                with reward_prefix.continuing(self._model.base_model, prompts, [number for number, _, _ in batch], sizes):
                     numbers_BN = self._forward(rows)
                 yield numbers_BN, rows
         for rows in batches(others, budget, lambda row: (0, len(row.tokens)), even=self._even):
