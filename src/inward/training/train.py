@@ -148,7 +148,10 @@ def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> 
 
 
 def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None) -> None:
-    """Take the steps that are missing. An epoch's state is stored before its folder, which is then made from that state."""
+    """Take the steps that are missing. An epoch's state is stored before its folder, so that the next epoch can go on from it.
+
+    The last epoch has no next one: its steps since the last saved state are taken again if a kill comes before its folder.
+    """
     state = job.out / "state"
     per_epoch = steps_per_epoch(job.examples, job.settings)
     if done:
@@ -158,7 +161,7 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
     for step, epoch, pairs in steps_from(done, job.examples, job.settings, seed=job.seed):
         metrics = _step(job, trainee, pairs, step, epoch)
         done = step + 1
-        _store_step(job, trainee, metrics, ends_epoch=done % per_epoch == 0)
+        _store_step(job, trainee, metrics, per_epoch)
         ended = _end_epoch(job, trainee, done, per_epoch)
         if job.team.main:
             tell(metrics)
@@ -168,15 +171,16 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
             return
 
 
-def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics, *, ends_epoch: bool) -> None:
-    path = job.out / "metrics.jsonl"
-    saves = metrics.step % job.settings.save_steps == 0 or ends_epoch
+def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics, per_epoch: int) -> None:
+    path, step = job.out / "metrics.jsonl", metrics.step
+    last = job.settings.early_stop is None and step == job.settings.epochs * per_epoch
+    saves = (step % job.settings.save_steps == 0 or step % per_epoch == 0) and not last
     if job.team.main:
         append_metrics(path, metrics)
-        if saves:
+        if saves or last:
             sync_metrics(path)
     if saves:
-        save_state(job.out / "state", metrics.step, trainee.weights, trainee.optimiser, job.team)
+        save_state(job.out / "state", step, trainee.weights, trainee.optimiser, job.team)
 
 
 def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
