@@ -42,9 +42,12 @@ def make(diary: Path, name: str) -> Tool:
     return tool
 
 
-def renew(name: str, tool: Tool) -> None:
+def renew(name: str, tool: Tool) -> bool:
+    if name == "stubborn":
+        return False
     tool.name = name
     tool.note("renewed")
+    return True
 
 
 def close(tool: Tool) -> None:

@@ -137,6 +137,8 @@ def test_a_resource_is_kept_renewed_or_closed(kind: str, diary: Path) -> None:
     assert use(work.tool(diary, "hammer")) == ["made hammer"]
     assert use(work.tool(diary, "hammer")) == [], "the next task finds it warm"
     assert use(work.tool(diary, "saw")) == ["renewed saw"]
+    assert use(work.tool(diary, "stubborn")) == ["closed saw", "made stubborn"], "what cannot be renewed is made anew"
+    assert use(work.tool(diary, "saw")) == ["renewed saw"]
     assert use(work.tool(diary, "plane", renewable=False)) == ["closed saw", "made plane"]
     assert use(work.tool(diary, "file", kind="other")) == ["closed plane", "made file"]
     before = len(events(diary))

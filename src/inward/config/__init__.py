@@ -6,15 +6,15 @@ Unknown keys are refused with the nearest known one. Contradictions name both ke
 from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Batching, Dtype, EngineKind, Harmless, Quantisation, Settings, VerdictForm, harmless_keys
 from inward.config.combined import CascadeJudge, CombinedJudge, JudgeSettings, PanelJudge, Route, RoutedJudge
+from inward.config.endpoint import EndpointSettings
 from inward.config.judging import (
-    EndpointSettings,
-    PairingSettings,
     PairwiseJudge,
     PythonJudge,
     RewardModelJudge,
     SingleJudge,
     VerifiableJudge,
 )
+from inward.config.pairing import PairingSettings
 from inward.config.prompts import (
     DatasetSource,
     FileSource,

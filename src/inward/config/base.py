@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -65,3 +65,14 @@ def _keys(value: Any, key: str, *, marked: bool) -> Iterator[tuple[str, bool]]:
         for number, item in enumerate(value):
             if isinstance(item, BaseModel):
                 yield from _keys(item, f"{key}.{number}", marked=marked)
+
+
+def refuse_without_effect(settings: Settings, keys: Sequence[str], reason: str) -> None:
+    """Refuse keys that a recipe sets to something and that would have no effect.
+
+    A key that is set to its default is let through: the configuration that a run stores holds all keys.
+    """
+    for key in keys:
+        value = getattr(settings, key)
+        if key in settings.model_fields_set and value != type(settings).model_fields[key].default:
+            raise ValueError(f"judge.{key} has no effect, because {reason}. Leave judge.{key} out")

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from inward.config.base import Dtype, Harmless, Settings, VerdictForm
+from inward.config.base import Dtype, Harmless, Settings, VerdictForm, refuse_without_effect
+from inward.config.endpoint import EndpointSettings
 from inward.thought import Turn
-
-SENT_ALREADY = {
-    "model": "endpoint.model",
-    "messages": "the judge's own conversation",
-    "stream": "the judge's own reading of whole answers",
-    "n": "the judge's own reading of one answer",
-    "max_tokens": "judge.max_tokens and endpoint.limit_name",
-    "max_completion_tokens": "judge.max_tokens and endpoint.limit_name",
-    "temperature": "endpoint.temperature",
-    "logprobs": "judge.verdict",
-    "top_logprobs": "judge.verdict",
-}
-"""Keys of a request that `extra_body` may not set, and what sets them."""
 
 
 class JudgeFacts(Settings):
@@ -68,72 +53,6 @@ class JudgeFacts(Settings):
     def user_function(self) -> str | None:
         """The user's function that its scores depend on."""
         return None
-
-
-class EndpointSettings(Settings):
-    """A model behind an OpenAI-compatible server: `base_url` is what its `/chat/completions` is appended to (`.../v1`).
-
-    `key_env` names the environment variable that holds the key; the key itself stands nowhere. `retries` are those of one
-    request, after the first try; `timeout_s` is for the whole of a try. Prices are per million tokens, read and written.
-    Some servers take other requests than most: `limit_name` is the name by which they take the limit on an answer's tokens,
-    `temperature` "unset" leaves the temperature to them, and the table `extra_body` is added to each request (for example
-    `{ reasoning_effort = "low" }`). `tokenizer` is the judge model's own, as a folder or a Hub name: its special tokens are set
-    apart where they stand in a question or an answer, beside those that are known of common models.
-    """
-
-    base_url: str
-    model: str
-    key_env: Annotated[str | None, Harmless()] = None
-    concurrency: Annotated[int, Harmless()] = Field(default=16, gt=0)
-    timeout_s: Annotated[float, Harmless()] = Field(default=300.0, gt=0.0)
-    retries: Annotated[int, Harmless()] = Field(default=6, ge=0)
-    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | Literal["unset"] = 0.0
-    extra_body: dict[str, Any] = Field(default={})
-    tokenizer: str | None = None
-    price_in: Annotated[float, Harmless()] = Field(default=0.0, ge=0.0)
-    price_out: Annotated[float, Harmless()] = Field(default=0.0, ge=0.0)
-
-    @model_validator(mode="after")
-    def _no_secret(self) -> Self:
-        try:
-            url = urlsplit(self.base_url)
-            _ = url.port  # checked when it is read
-        except ValueError as error:
-            raise ValueError(f"endpoint.base_url is no address: {error}") from None
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("endpoint.base_url must begin with http:// or https:// and a host")
-        if "@" in url.netloc or url.query or url.fragment:
-            raise ValueError("endpoint.base_url holds more than scheme, host and path: a key belongs into endpoint.key_env")
-        if self.key_env is not None and not self.key_env.isidentifier():
-            raise ValueError("endpoint.key_env must be the name of an environment variable, never the key itself")
-        return self
-
-    @model_validator(mode="after")
-    def _extra_body_adds_only(self) -> Self:
-        for key in self.extra_body:
-            if key in SENT_ALREADY:
-                raise ValueError(f"endpoint.extra_body.{key} is set by {SENT_ALREADY[key]}: take it out of endpoint.extra_body")
-            if key.lower().replace("-", "_") in ("api_key", "authorization"):
-                raise ValueError(
-                    f"endpoint.extra_body.{key} would store a key: name its environment variable in endpoint.key_env"
-                )
-        try:
-            json.dumps(self.extra_body, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"endpoint.extra_body cannot be written as JSON: {error}") from None
-        return self
-
-
-def _refuse(settings: Settings, keys: Sequence[str], reason: str) -> None:
-    """Refuse keys that a recipe sets to something and that would have no effect.
-
-    A key that is set to its default is let through: the configuration that a run stores holds all keys.
-    """
-    for key in keys:
-        value = getattr(settings, key)
-        if key in settings.model_fields_set and value != type(settings).model_fields[key].default:
-            raise ValueError(f"judge.{key} has no effect, because {reason}. Leave judge.{key} out")
 
 
 class VerifiableJudge(JudgeFacts):
@@ -245,14 +164,14 @@ class PairwiseJudge(JudgeFacts):
     def _every_setting_has_an_effect(self) -> Self:
         if self.endpoint is not None:
             server = "judge.endpoint is a model that runs elsewhere"
-            _refuse(self, ("rows", "dtype", "trust_remote_code"), f"{server}; it is for judge.path")
+            refuse_without_effect(self, ("rows", "dtype", "trust_remote_code"), f"{server}; it is for judge.path")
         if self.verdict == "probability":
-            _refuse(
+            refuse_without_effect(
                 self, ("max_tokens",), "judge.verdict = 'probability' has no text written; it is for judge.verdict = 'text'"
             )
         if self.scheme == "full":
             reason = "judge.scheme = 'full' asks for every battle; it is for judge.scheme = 'adaptive'"
-            _refuse(self, ("confidence",), reason)
+            refuse_without_effect(self, ("confidence",), reason)
         return self
 
     @model_validator(mode="after")
@@ -322,19 +241,3 @@ class PythonJudge(JudgeFacts):
 Single = VerifiableJudge | RewardModelJudge | PairwiseJudge | PythonJudge
 """All kinds of judge but those made of others. A new kind joins here; `inward.judging.make` says what else it takes."""
 SingleJudge = Annotated[Single, Field(discriminator="kind")]
-
-
-class PairingSettings(Settings):
-    """Scores to pairs. `rho` is the length control; `format_errors` the largest share of pairs with a malformed reject.
-
-    `rho` is a number from 0 to 0.5, or "auto": the smallest of 0, 0.01, ... `rho_max` with which the chosen responses are on
-    average no longer than the rejected ones. `thought_weight` is the same control of thoughts. `length` is the unit of both and
-    of what an adaptive tournament and a cascade control for: characters, or tokens as the model sampled them.
-    """
-
-    rho: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.0
-    rho_max: float = Field(default=0.5, gt=0.0, le=0.5)
-    thought_weight: float = Field(default=0.0, ge=0.0)
-    length: Literal["characters", "tokens"] = "characters"
-    format_errors: float = Field(default=0.1, ge=0.0, le=1.0)
-    min_gap: float = Field(default=0.0, ge=0.0)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Dtype, EngineKind, Harmless, Settings
 from inward.config.combined import COMBINED, CascadeJudge, JudgeSettings, RoutedJudge
-from inward.config.judging import PairingSettings
+from inward.config.pairing import PairingSettings
 from inward.config.prompts import PromptSettings, ThoughtSettings
 from inward.config.training import TrainingSettings
 from inward.errors import UsageError

@@ -30,13 +30,13 @@ class Resource(Generic[S]):
 
     Whoever does the work keeps one resource at a time, and keeps it from task to task: the next task with an equal `kind` and
     `key` uses it as it is. One of the same kind with another key is turned into what is asked for by `renew`, if there is such
-    a function: an engine takes new weights. Anything else is closed first. All functions have to pickle.
+    a function and it returns True: an engine takes new weights. Anything else is closed first. All functions have to pickle.
     """
 
     kind: str
     key: tuple[str, ...]
     make: Callable[[], S]
-    renew: Callable[[S], None] | None = None
+    renew: Callable[[S], bool] | None = None
     close: Callable[[S], None] = let_go
 
 

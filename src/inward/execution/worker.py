@@ -35,14 +35,21 @@ class Holder:
         held = self._resource
         if held is not None and (held.kind, held.key) == (resource.kind, resource.key):
             return self._value  # type: ignore[no-any-return]
-        if held is not None and held.kind == resource.kind and resource.renew is not None:
-            value, self._resource, self._value = self._value, None, None  # a renewal that fails leaves nothing to use
-            resource.renew(value)
-        else:
+        if held is None or held.kind != resource.kind or not self._renew(resource):
             self.release()
-            value = resource.make()
-        self._resource, self._value = resource, value
-        return value  # type: ignore[no-any-return]
+            self._value = resource.make()
+        self._resource = resource
+        return self._value  # type: ignore[no-any-return]
+
+    def _renew(self, resource: Resource[Any]) -> bool:
+        """Turn what is held into a resource; say whether that was possible. A renewal that fails leaves nothing to use."""
+        if resource.renew is None:
+            return False
+        held, value = self._resource, self._value
+        self._resource, self._value = None, None
+        renewed = resource.renew(value)
+        self._resource, self._value = held, value
+        return renewed
 
     def release(self) -> None:
         """Let go of what is held and give its memory back."""

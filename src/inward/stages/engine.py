@@ -56,8 +56,11 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date) ->
     return engine
 
 
-def _take_model(model: Path, base: Path | None, engine: Engine) -> None:
-    engine.load(model, base)
+def _take_model(model: Path, base: Path | None, engine: Engine) -> bool:
+    """Have an engine take another model; False where it cannot, and has to be made anew."""
+    if engine.abilities.reload:
+        engine.load(model, base)
+    return engine.abilities.reload
 
 
 def _close(engine: Engine) -> None:

@@ -1,0 +1,25 @@
+"""How scores become pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from inward.config.base import Settings
+
+
+class PairingSettings(Settings):
+    """Scores to pairs. `rho` is the length control; `format_errors` the largest share of pairs with a malformed reject.
+
+    `rho` is a number from 0 to 0.5, or "auto": the smallest of 0, 0.01, ... `rho_max` with which the chosen responses are on
+    average no longer than the rejected ones. `thought_weight` is the same control of thoughts. `length` is the unit of both and
+    of what an adaptive tournament and a cascade control for: characters, or tokens as the model sampled them.
+    """
+
+    rho: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.0
+    rho_max: float = Field(default=0.5, gt=0.0, le=0.5)
+    thought_weight: float = Field(default=0.0, ge=0.0)
+    length: Literal["characters", "tokens"] = "characters"
+    format_errors: float = Field(default=0.1, ge=0.0, le=1.0)
+    min_gap: float = Field(default=0.0, ge=0.0)
