@@ -144,7 +144,13 @@ def test_a_resource_is_kept_renewed_or_closed(kind: str, diary: Path) -> None:
     before = len(events(diary))
     executor.release()
     use(work.tool(diary, "file", kind="other"))
-    assert events(diary)[before:] == ["closed file", "made file"]
+    assert events(diary)[before:] == ["closed file", "renewed file"], "what can be renewed is kept, closed"
+    use(work.tool(diary, "plane", renewable=False))
+    before = len(events(diary))
+    executor.release()
+    executor.release()
+    use(work.tool(diary, "plane", renewable=False))
+    assert events(diary)[before:] == ["closed plane", "made plane"], "what cannot is gone"
     executor.close()
 
 

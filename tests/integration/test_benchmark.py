@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from inward.evaluation.benchmarks.ifeval import accuracies
 from inward.records import Constraint, Prompt, Verdict
-from inward.stages.benchmark import accuracies
 from tests.build import output
 from tests.integration.test_kill import Forks, write_recipe
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from inward.config import FileSource, PromptSettings, VerifiableJudge
 from inward.errors import RunChangedError, UsageError
+from inward.evaluation.benchmarks.ifeval import accuracies
 from inward.records import Output, Prompt, Verdict, content_id
 from inward.runs.shards import read_stage
 from inward.stages.inputs import seed_model
@@ -65,36 +66,6 @@ def run_benchmark(
     table = {"benchmark": name, "prompts": len(prompts), "models": rows, "differences": _differences(figures, run)}
     write_json(run.dir.root / "benchmarks" / f"{name}.json", table)
     return table
-
-
-def accuracies(
-    prompts: Sequence[Prompt], outputs: Sequence[Output], verdicts: Sequence[Verdict]
-) -> dict[str, dict[str, float]]:
-    """Return, for strict and loose, each prompt's share of outputs that met every constraint, and of constraints met.
-
-    `prompt_*` is IFEval's prompt-level accuracy once averaged; `constraint_*` weighs prompts, not constraints, equally.
-    A prompt of which no output could be checked is left out.
-    """
-    from inward.judging.verifiable.ifeval import ifeval_by_prompt
-
-    tallies = ifeval_by_prompt(verdicts)
-    malformed = {prompt.id: 0 for prompt in prompts}
-    for output in outputs:
-        malformed[output.prompt_id] += output.response is None
-    shares: dict[str, dict[str, float]] = {
-        key: {} for key in ("prompt_strict", "prompt_loose", "constraint_strict", "constraint_loose")
-    }
-    for prompt in prompts:
-        tally, broken = tallies.get(prompt.id), malformed[prompt.id]
-        responses = broken + (tally.responses if tally else 0)
-        constraints = broken * len(prompt.constraints) + (tally.instructions if tally else 0)
-        if responses:
-            shares["prompt_strict"][prompt.id] = (tally.responses_strict if tally else 0) / responses
-            shares["prompt_loose"][prompt.id] = (tally.responses_loose if tally else 0) / responses
-        if constraints:
-            shares["constraint_strict"][prompt.id] = (tally.instructions_strict if tally else 0) / constraints
-            shares["constraint_loose"][prompt.id] = (tally.instructions_loose if tally else 0) / constraints
-    return shares
 
 
 def _load(file: Path) -> list[Prompt]:
