@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,13 @@ def die(folder: Path, times: int, tool: Tool, items: Sequence[str], advance: Adv
         (folder / f"death-{marks}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return score(tool, items, advance)
+
+
+def send_half(connection: Connection) -> None:
+    """Send a whole message, then the beginning of another one, and be killed."""
+    connection.send("whole")
+    os.write(connection.fileno(), struct.pack("!i", 1000) + b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def spend_and_wait(folder: Path, tool: Tool, items: Sequence[str], advance: Advance) -> list[Score]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from inward.errors import InwardError, JudgeError, UsageError
+from inward.execution.children import Gone, Nursery, how_it_died, receive
 from inward.execution.complete import complete
 from inward.execution.here import Here
 from inward.execution.processes import MOST_DEATHS, Processes
@@ -200,6 +201,17 @@ def test_a_shard_that_kills_every_worker_is_named(pool: Processes, tmp_path: Pat
     with pytest.raises(InwardError, match=rf"thinking iteration 1: scores: shard part-2 .* {MOST_DEATHS} processes died of it"):
         list(pool.run(task, Heard()))
     assert len(list(tmp_path.glob("death-*"))) == MOST_DEATHS
+
+
+def test_a_worker_that_is_killed_while_it_sends_is_only_gone() -> None:
+    nursery = Nursery()
+    child = nursery.start(work.send_half)
+    assert receive(child.connection) == "whole"
+    with pytest.raises(Gone):
+        receive(child.connection)
+    assert how_it_died(child.process) == "killed by the system, most likely for lack of memory"
+    child.end()
+    nursery.close()
 
 
 def test_a_mistake_in_the_code_is_not_tried_again(pool: Processes, diary: Path, capfd: pytest.CaptureFixture[str]) -> None:

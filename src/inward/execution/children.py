@@ -48,6 +48,18 @@ class Nursery:
         self._watched.close()
 
 
+class Gone(Exception):
+    """The process at the other end of a pipe has ended, perhaps in the middle of a message."""
+
+
+def receive(connection: Connection) -> Any:
+    """Return the next message of a child. Raises Gone where there will be none."""
+    try:
+        return connection.recv()
+    except (EOFError, OSError) as error:  # OSError: it was killed while it sent
+        raise Gone from error
+
+
 def how_it_died(process: SpawnProcess) -> str:
     """Say why a process is gone. Call once it has ended."""
     process.join()

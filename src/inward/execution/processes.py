@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from inward.errors import InwardError
-from inward.execution.children import Child, Nursery, how_it_died
+from inward.execution.children import Child, Gone, Nursery, how_it_died, receive
 from inward.execution.task import Listener, Resource, Result, Shard, Task
 from inward.execution.worker import Holder, Meter, do_shard
 from inward.runs.ledger import Cost
@@ -101,9 +101,10 @@ class Processes:
         for connection in wait(list(indices)):
             assert isinstance(connection, Connection)
             try:
-                yield indices[connection], connection.recv()
-            except (EOFError, ConnectionError):
-                yield indices[connection], None
+                message = receive(connection)
+            except Gone:
+                message = None
+            yield indices[connection], message
 
     def _bury(self, index: int, waiting: deque[Shard[Any]], deaths: Counter[str], task: Task[Any, Any, Any]) -> None:
         """Give the shard of a dead worker back to the queue, unless too many have died of it."""

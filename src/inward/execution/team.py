@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from inward.errors import InwardError
-from inward.execution.children import Child, Nursery, how_it_died
+from inward.execution.children import Child, Gone, Nursery, how_it_died, receive
 
 T = TypeVar("T")
 
@@ -42,8 +42,8 @@ def _listen(team: dict[Connection, tuple[int, Child]], advance: Callable[..., No
             assert isinstance(connection, Connection)
             rank, child = team[connection]
             try:
-                kind, content = connection.recv()
-            except (EOFError, ConnectionError):
+                kind, content = receive(connection)
+            except Gone:
                 why = how_it_died(child.process)
                 raise InwardError(
                     f"{label}: its process died ({why}); what was finished is kept: run the same command again"
