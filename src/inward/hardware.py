@@ -196,11 +196,14 @@ def kept_memory() -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system; no effect with another C library than glibc.
+    """Return freed memory to the system, and on GPUs to the device; no effect with another C library than glibc.
 
     glibc keeps it wherever anything above it is still in use: two gigabytes after training a model of 135M parameters, as much
     as all that the process then uses and more (docs/log.md). The next stage would use it, but until then nobody else can.
     """
+    torch = sys.modules.get("torch")  # without it nothing was put on a device
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if libc := _glibc():
         libc.malloc_trim(0)
 

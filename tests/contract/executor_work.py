@@ -7,6 +7,7 @@ import signal
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,6 +131,35 @@ def die(folder: Path, times: int, tool: Tool, items: Sequence[str], advance: Adv
         (folder / f"death-{marks}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return score(tool, items, advance)
+
+
+def die_halfway(folder: Path, tool: Tool, items: Sequence[str], advance: Advance) -> list[Score]:
+    """Say that the items are done, and be killed the first time."""
+    advance(len(items), 3 * len(items))
+    if "c" in items and not (folder / "death").exists():
+        (folder / "death").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [record(tool, item) for item in items]
+
+
+def refuse_late(tool: Tool, items: Sequence[str], advance: Advance) -> list[Score]:
+    """Finish item a at once and item b later; fail at item c in between."""
+    time.sleep({"a": 0.0, "b": 0.6, "c": 0.3}[items[0]])
+    if "c" in items:
+        raise JudgeError("item c cannot be judged")
+    return score(tool, items, advance)
+
+
+def hold(diary: Path, name: str) -> Tool:
+    """Make a tool whose end is written down."""
+    tool = make(diary, name)
+    weakref.finalize(tool, _note_end, diary)
+    return tool
+
+
+def _note_end(diary: Path) -> None:
+    with diary.open("a") as file:
+        file.write(f"{os.getpid()} freed tool\n")
 
 
 def send_half(connection: Connection) -> None:

@@ -127,6 +127,13 @@ def test_fewer_samples_are_the_first_of_more(reproducible: Engine) -> None:
     assert fewer == [one for one in more if one.index < 2]
 
 
+def test_a_completion_that_is_drawn_alone_is_the_one_that_it_is_among_others(reproducible: Engine) -> None:
+    (request,) = ask(reproducible, TEXTS[:1], k=4)
+    together = reproducible.generate([request], SHORT, seed=5)
+    apart = reproducible.generate([replace(request, k=2, indices=(1, 3))], SHORT, seed=5)
+    assert apart == [together[1], together[3]]
+
+
 def test_a_completion_ends_with_its_end_token_or_at_the_limit(engine: Engine) -> None:
     drawn = engine.generate(ask(engine, k=16), LONG, seed=7)
     ends = {one.tokens[-1] for one in drawn if one.finish == "stop"}

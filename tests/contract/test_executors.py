@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -212,6 +214,53 @@ def test_a_worker_that_is_killed_while_it_sends_is_only_gone() -> None:
     assert how_it_died(child.process) == "killed by the system, most likely for lack of memory"
     child.end()
     nursery.close()
+
+
+def test_progress_is_not_counted_twice_for_a_shard_that_begins_anew(pool: Processes, tmp_path: Path, diary: Path) -> None:
+    heard = Heard()
+    task = work.task(work.tool(diary, "hammer"), partial(work.die_halfway, tmp_path), ("a", "b", "c", "d"), size=1)
+    assert len(list(pool.run(task, heard))) == 4
+    assert (heard.items, heard.tokens) == (4, 12)
+
+
+def test_a_worker_that_died_while_nothing_was_to_do_is_no_shards_fault(pool: Processes, diary: Path) -> None:
+    task = work.task(work.tool(diary, "hammer"), work.score, ITEMS)
+    list(pool.run(task, Heard()))
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    for _ in range(MOST_DEATHS):
+        assert len(list(pool.run(task, Heard()))) == len(task.shards)
+
+
+def test_what_others_have_finished_by_the_time_of_an_error_is_kept(diary: Path) -> None:
+    pool = Processes(3)
+    pool.prepare(work.tool(diary, "hammer"))
+    task = work.task(work.tool(diary, "hammer"), work.refuse_late, ("a", "b", "c"), size=1)
+    results = pool.run(task, Heard())
+    finished = [next(results).shard]
+    time.sleep(5)  # by now the error and the result of item b both wait to be heard
+
+    def run() -> None:
+        finished.extend(result.shard for result in results)
+
+    with pytest.raises(JudgeError):
+        run()
+    assert finished == ["part-0", "part-1"]
+    pool.close()
+
+
+def test_a_released_resource_is_freed_in_the_worker(diary: Path) -> None:
+    """A reference model that stays in memory would take the place that training needs."""
+    pool = Processes(1)
+    resource = Resource(kind="tool", key=("saw",), make=partial(work.hold, diary, "saw"))
+    task = work.task(resource, work.score, ITEMS)
+    list(pool.run(task, Heard()))
+    assert "freed tool" not in events(diary)
+    pool.release()
+    list(pool.run(work.task(work.tool(diary, "plane"), work.score, ITEMS), Heard()))
+    assert events(diary) == ["made saw", "freed tool", "made plane"]
+    pool.close()
 
 
 def test_a_mistake_in_the_code_is_not_tried_again(pool: Processes, diary: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -117,8 +117,8 @@ def obedient_at(good: set[tuple[int, int]]):  # type: ignore[no-untyped-def]
 
 def test_a_format_error_is_drawn_again_and_counted() -> None:
     second, third = seed_for(1, "again", 2), seed_for(1, "again", 3)
-    # Index 1 keeps the format at once; 0 and 2 are drawn again together, as indices 0 and 1 of a second request.
-    script = obedient_at({(1, 1), (1, second), (0, third)})
+    # Index 1 keeps the format at once; 0 and 2 are drawn again together, under their own indices.
+    script = obedient_at({(1, 1), (2, second), (0, third)})
     outputs = sample(PROMPTS[:1], ScriptedEngine(script), SPECIFIC, DECODING, k=3, seed=1, tries=3)
     assert [(output.index, output.tries, output.format_error) for output in outputs] == [
         (0, 3, None),

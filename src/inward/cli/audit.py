@@ -11,6 +11,7 @@ from inward.cli import output
 
 if TYPE_CHECKING:
     from inward.config import Recipe
+    from inward.execution.task import Executor
     from inward.runs.directory import RunDir
     from inward.stages.audit import Stage
     from inward.trust.figures import Figure
@@ -65,6 +66,7 @@ def audit(
     """
     from inward.cli.progress import make_reporter
     from inward.cli.run import INTERRUPTED
+    from inward.execution.choose import executing
     from inward.runs.opening import command_to_go_on
 
     run, recipe = _open(target, overrides or [], bool(gold))
@@ -73,7 +75,8 @@ def audit(
     folder = out or (run.root / "audit" if run else _cache())
     reporter = make_reporter()
     try:
-        gold_audits = {name: _ask(recipe, name, pairs, folder, reporter) for name, pairs in files.items()}
+        with executing(recipe.execution) as executor:
+            gold_audits = {name: _ask(recipe, name, pairs, folder, reporter, executor) for name, pairs in files.items()}
     except KeyboardInterrupt:
         reporter.close()
         reporter.say(f"\nStopped. What the judge said is kept in {folder}; to go on:\n  {command_to_go_on()}")
@@ -141,16 +144,14 @@ def _cache() -> Path:
     return cache_dir() / "audit"
 
 
-def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], folder: Path, reporter: Any) -> GoldAudit:
+def _ask(recipe: Recipe, name: str, pairs: list[GoldPair], folder: Path, reporter: Any, executor: Executor) -> GoldAudit:
     from dataclasses import asdict
 
-    from inward.execution.choose import executing
     from inward.stages.audit import ask_gold, audited, folder_of
     from inward.storage import write_json
     from inward.trust.people import audit_gold
 
-    with executing(recipe.execution) as executor:
-        verdicts = ask_gold(recipe, pairs, name, folder, reporter=reporter, executor=executor)
+    verdicts = ask_gold(recipe, pairs, name, folder, reporter=reporter, executor=executor)
     result = audit_gold(pairs, verdicts)
     write_json(folder_of(audited(recipe.judge), name, folder) / "audit.json", asdict(result))
     return result

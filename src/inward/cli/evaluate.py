@@ -36,7 +36,7 @@ def evaluate(
     try:
         with locked(directory):
             compact(directory.costs)  # else a row torn by a kill would run into the next one
-            with tracked(directory.progress, reporter) as tracker, executing(recipe.execution) as executor:
+            with tracked(directory.progress, reporter, "evaluate") as tracker, executing(recipe.execution) as executor:
                 table = run_benchmark(
                     Run(recipe, directory, tracker, executor),
                     prompts,

@@ -74,8 +74,8 @@ class ExecutionSettings(Settings):
     accelerator, or one) share the shards of sampling and of a judge that is a model, each with a device or a part of the
     processor's threads. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own
     and its part of the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for
-    models that one GPU cannot train. `isolate` gives every stage a process of its own (unset: where there is an
-    accelerator). `threads` is per process.
+    models that one GPU cannot train. `isolate` has models held by processes other than the run's own (unset: where there is
+    an accelerator). `threads` is per process.
     """
 
     shard_prompts: int = Field(default=64, gt=0)

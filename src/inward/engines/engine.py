@@ -15,11 +15,20 @@ CLOSED = "the engine is closed: load a model into it, or make another one"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Draw `k` completions of `tokens`."""
+    """Draw `k` completions of `tokens`, numbered by `indices`, from 0 unless given.
+
+    The random numbers of a completion belong to its index: drawn alone it is the one that it is among others.
+    """
 
     id: str
     tokens: tuple[int, ...]
     k: int
+    indices: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The index of each completion."""
+        return tuple(range(self.k)) if self.indices is None else self.indices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

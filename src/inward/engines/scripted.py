@@ -85,7 +85,7 @@ class ScriptedEngine:
             seed = int(content_id(self._model, str(seed)), 16)
         completions = []
         for request in requests:
-            for index in range(request.k):
+            for index in request.rows:
                 row = Row(request.id, index, rules)
                 self._run(row, request, index, seed)
                 completions.append(row.completion())

@@ -10,7 +10,7 @@ from typing import TypeVar
 from inward.execution.task import Executor, Task
 from inward.runs.ledger import Cost, append_cost
 from inward.runs.progress import Reporter
-from inward.runs.shards import read_shard, shard_path, write_shard
+from inward.runs.shards import read_shard, remove_others, shard_path, write_shard
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -40,6 +40,7 @@ def complete(
             listener.book(result.cost)
             write_shard(shard_path(folder, result.shard), record_type, result.records)
         reporter.end()
+        remove_others(folder, [shard.name for shard in task.shards])
     return [record for shard in task.shards for record in read_shard(shard_path(folder, shard.name), record_type)]
 
 

@@ -39,6 +39,8 @@ class _Worker:
     child: Child
     task: Task[Any, Any, Any] | None = None  # the one that it was told of last
     shard: Shard[Any] | None = None  # what it has in work
+    items: int = 0  # how far it is with that
+    tokens: int = 0
 
 
 class Processes:
@@ -59,13 +61,16 @@ class Processes:
                 self._hand_out(waiting, bare)
                 for index, message in self._messages():
                     if message is None:
-                        self._bury(index, waiting, deaths, task)
+                        self._bury(index, waiting, deaths, task, listener)
                     elif isinstance(message, Result):
                         self._workers[index].shard = None
                         yield message
                     else:
-                        _hear(message, listener)
+                        self._hear(index, message, listener)
             complete = True
+        except InwardError:  # what others have finished by now is kept: it is paid for
+            yield from self._finished(listener)
+            raise
         finally:
             if not complete:  # an error, Ctrl-C, or whoever asked has had enough: what is in work is of no use any more
                 self._end_workers()
@@ -76,6 +81,9 @@ class Processes:
             self._send(index, resource)
 
     def release(self) -> None:
+        """Have the workers close what they hold. On accelerators they end, since a process keeps the memory of its device."""
+        if self._devices[0] is not None:
+            self._end_workers()
         for index in list(self._workers):
             self._send(index, None)
 
@@ -89,16 +97,16 @@ class Processes:
                 return
             worker = self._worker(index)
             if worker.shard is None:
-                worker.shard = waiting.popleft()
+                worker.shard, worker.items, worker.tokens = waiting.popleft(), 0, 0
                 if worker.task is not task:
                     self._send(index, task)
                     worker.task = task
                 self._send(index, worker.shard)
 
-    def _messages(self) -> Iterator[tuple[int, Any]]:
+    def _messages(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         """Wait until some worker has something to say; yield what they say, None for one that is gone."""
         indices = {worker.child.connection: index for index, worker in self._workers.items()}
-        for connection in wait(list(indices)):
+        for connection in wait(list(indices), timeout):
             assert isinstance(connection, Connection)
             try:
                 message = receive(connection)
@@ -106,13 +114,43 @@ class Processes:
                 message = None
             yield indices[connection], message
 
-    def _bury(self, index: int, waiting: deque[Shard[Any]], deaths: Counter[str], task: Task[Any, Any, Any]) -> None:
+    def _hear(self, index: int, message: Any, listener: Listener) -> None:
+        if isinstance(message, InwardError):
+            raise message
+        if isinstance(message, Cost):
+            listener.book(message)
+            return
+        worker, (items, tokens) = self._workers[index], message
+        worker.items += items
+        worker.tokens += tokens
+        listener.advance(items, tokens)
+
+    def _finished(self, listener: Listener) -> Iterator[Result[Any]]:
+        """Yield the results that are in the pipes, and book what is there: other errors and deaths matter no more."""
+        while messages := list(self._messages(timeout=0.0)):
+            for index, message in messages:
+                if message is None:
+                    self._workers.pop(index).child.end()
+                elif isinstance(message, Result):
+                    yield message
+                elif isinstance(message, Cost):
+                    listener.book(message)
+
+    def _bury(
+        self,
+        index: int,
+        waiting: deque[Shard[Any]],
+        deaths: Counter[str],
+        task: Task[Any, Any, Any],
+        listener: Listener,
+    ) -> None:
         """Give the shard of a dead worker back to the queue, unless too many have died of it."""
         worker = self._workers.pop(index)
         why = how_it_died(worker.child.process)
         worker.child.end()
         if worker.shard is None:
             return  # it died between two shards; another one is started when there is work for it
+        listener.advance(-worker.items, -worker.tokens)  # another one begins that shard anew
         shard = worker.shard
         deaths[shard.name] += 1
         if worker.child.process.exitcode == PYTHON_ERROR or deaths[shard.name] >= MOST_DEATHS:
@@ -125,6 +163,9 @@ class Processes:
         waiting.appendleft(shard)
 
     def _worker(self, index: int) -> _Worker:
+        worker = self._workers.get(index)
+        if worker is not None and worker.shard is None and not worker.child.process.is_alive():
+            self._workers.pop(index).child.end()  # it died while nothing was to do, which is no shard's fault
         if index not in self._workers:
             self._workers[index] = _Worker(self._nursery.start(_serve, self._devices[index]))
         return self._workers[index]
@@ -137,15 +178,6 @@ class Processes:
         for worker in self._workers.values():
             worker.child.end()
         self._workers.clear()
-
-
-def _hear(message: Any, listener: Listener) -> None:
-    if isinstance(message, InwardError):
-        raise message
-    if isinstance(message, Cost):
-        listener.book(message)
-    else:
-        listener.advance(*message)
 
 
 class _Speaker:
@@ -183,16 +215,19 @@ def _serve(connection: Connection, device: str | None) -> None:
                 task = message
             elif isinstance(message, Shard):
                 assert task is not None, "a shard comes after its task"
-                value = holder.get(task.resource)
-                speaker.send(do_shard(task, value, Meter(task.spent, value), message, speaker))
+                _do(holder, task, message, speaker)
             else:
                 _prepare(holder, message)
         except InwardError as error:
             speaker.send(error)
 
 
+def _do(holder: Holder, task: Task[Any, Any, Any], shard: Shard[Any], speaker: _Speaker) -> None:
+    """Do a shard. Nothing here outlives the call: only the holder may hold on to a resource."""
+    value = holder.get(task.resource)
+    speaker.send(do_shard(task, value, Meter(task.spent, value), shard, speaker))
+
+
 def _prepare(holder: Holder, resource: Resource[Any]) -> None:
-    try:
+    with suppress(Exception):  # whatever it is, it comes again, and is heard, with the first shard that needs the resource
         holder.get(resource)
-    except InwardError:
-        return  # it is raised again, and heard, by the first shard that needs the resource

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from inward.errors import InwardError
 from inward.execution.task import Listener, Resource, Result, Shard, Task
 from inward.hardware import accelerators, give_back_memory
 from inward.runs.ledger import Cost, peak_memory
@@ -75,6 +76,11 @@ class Meter:
         self._lock = threading.Lock()
         self._last = spent(value)
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything can be spent at all."""
+        return bool(self._last)
+
     def take(self) -> dict[str, Any]:
         """Return what was spent since the last look, by the names of a cost row's fields."""
         with self._lock:
@@ -99,16 +105,20 @@ def do_shard(task: Task[S, T, R], value: S, meter: Meter, shard: Shard[T], liste
 
 @contextmanager
 def _booking(task: Task[Any, Any, Any], meter: Meter, listener: Listener) -> Iterator[None]:
-    """Book what is spent inside the block every second, so that a kill cannot hide it."""
-    if not meter.take():  # nothing is ever spent here
+    """Book what is spent inside the block every second, so that a kill cannot hide it. Raises what booking raised."""
+    if not meter.counts:
         yield
         return
     done = threading.Event()
+    errors: list[InwardError] = []
 
     def book() -> None:
-        while not done.wait(BOOKING_INTERVAL_S):
+        while not errors and not done.wait(BOOKING_INTERVAL_S):
             if any((spent := meter.take()).values()):
-                listener.book(_cost(task, IN_WORK, (), [], 0.0, spent))
+                try:
+                    listener.book(_cost(task, IN_WORK, (), [], 0.0, spent))
+                except InwardError as error:
+                    errors.append(error)
 
     thread = threading.Thread(target=book, daemon=True)
     thread.start()
@@ -117,6 +127,8 @@ def _booking(task: Task[Any, Any, Any], meter: Meter, listener: Listener) -> Ite
     finally:
         done.set()
         thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _cost(

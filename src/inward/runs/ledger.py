@@ -3,8 +3,8 @@
 A row is written just before its shard is renamed into place. A kill between the two leaves a row whose shard is done
 again; `compact` then keeps the last row of each piece of work, so that a finished run's ledger has each of them once. What a
 judge spent is another thing: it is gone, whether or not its shard came to an end, so these fields add up over all rows of a
-piece of work, and a stage that fails leaves a row of them. (What a process killed outright had spent on the shard in its hands
-is in no row.)
+piece of work, and a stage that fails leaves a row of them. What a
+shard in work has spent is booked every second under the part "in work", so that a kill hides no more than that.
 """
 
 from __future__ import annotations

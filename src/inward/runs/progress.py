@@ -1,10 +1,11 @@
 """How far a run is: told to whoever shows it, and kept in `progress.json` for any status line, page or program to read.
 
-    {"state": "running", "arm": "thinking", "iteration": 1, "stage": "outputs", "unit": "outputs", "done": 128, "total": 320,
-     "tokens": 11264, "rate": 9.8, "seconds_left": 19.6, "began": 1790000000.0, "updated": 1790000013.1, "process": 4242}
+    {"command": "run", "state": "running", "arm": "thinking", "iteration": 1, "stage": "outputs", "unit": "outputs",
+     "done": 128, "total": 320, "tokens": 11264, "rate": 9.8, "seconds_left": 19.6, "began": 1790000000.0,
+     "updated": 1790000013.1, "process": 4242}
 
-Times are seconds since 1970. `state` is "running", "finished" or "stopped". A run that was killed still says "running", but
-its process is gone and `updated` grows no more. Only the run's own process writes the file.
+Times are seconds since 1970. `command` is "run" or "evaluate", `state` is "running", "finished" or "stopped". What was killed
+still says "running", but its process is gone and `updated` grows no more. Only the run's own process writes the file.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from inward.errors import StorageError
 from inward.runs.place import Place
 from inward.storage import write_json
 
@@ -62,6 +64,7 @@ class ProgressFile:
 
     path: Path
     reporter: Reporter
+    command: str = "run"
     _stage: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
 
@@ -93,16 +96,19 @@ class ProgressFile:
         left = None if rate is None else round((self._stage["total"] - done) / rate, 1)
         rates = {"rate": rate and round(rate, 4), "seconds_left": left}
         write_json(
-            self.path, {"state": "running", **self._stage, **rates, "updated": now, "process": os.getpid()}, durable=False
+            self.path,
+            {"command": self.command, "state": "running", **self._stage, **rates, "updated": now, "process": os.getpid()},
+            durable=False,
         )
 
 
 @contextmanager
-def tracked(path: Path, reporter: Reporter) -> Iterator[Reporter]:
-    """Keep `progress.json` beside what the reporter shows, and note in the end whether the block was finished or stopped."""
-    state = "stopped"
+def tracked(path: Path, reporter: Reporter, command: str = "run") -> Iterator[Reporter]:
+    """Keep `progress.json` of a command beside what the reporter shows, and note in the end how the block ended."""
     try:
-        yield ProgressFile(path, reporter)
-        state = "finished"
-    finally:
-        write_json(path, {"state": state, "updated": time.time()})
+        yield ProgressFile(path, reporter, command)
+    except BaseException:
+        with suppress(StorageError):  # the disk may be what the error is about
+            write_json(path, {"command": command, "state": "stopped", "updated": time.time()})
+        raise
+    write_json(path, {"command": command, "state": "finished", "updated": time.time()})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from inward.records import content_id
-from inward.storage import write_bytes
+from inward.storage import storage_errors, write_bytes
 
 if typing.TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +35,18 @@ def shard_name(number: int, count: int | None, ids: Sequence[str]) -> str:
 
 def shard_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.parquet"
+
+
+def remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove the shards of a finished stage that were made from something else: readers would take them for parts of it.
+
+    There are such shards where a part of an earlier stage was deleted and came out otherwise, by rounding say. A stage that may
+    grow later (its shards have no count) keeps all.
+    """
+    with storage_errors(folder):
+        for path in folder.glob("part-*-of-*.parquet"):
+            if path.stem not in names:
+                path.unlink()
 
 
 def stored_parts(folder: Path) -> tuple[int, int | None]:

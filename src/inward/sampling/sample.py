@@ -59,7 +59,7 @@ def sample(
     outputs: dict[tuple[str, int], Output] = {}
     for attempt in range(1, tries + 1):
         requests = [
-            Request(id=prompt_id, tokens=encoded[prompt_id], k=len(indices))
+            Request(id=prompt_id, tokens=encoded[prompt_id], k=len(indices), indices=tuple(indices))
             for prompt_id, indices in to_draw.items()
             if indices
         ]
@@ -74,7 +74,7 @@ def sample(
         )
         broken: dict[str, list[int]] = {prompt_id: [] for prompt_id in to_draw}
         for completion in drawn:
-            index = to_draw[completion.request_id][completion.index]
+            index = completion.index
             output = _output(fmt, completion, encoded[completion.request_id], index, allow_cut_off)
             outputs[completion.request_id, index] = replace(output, tries=attempt)
             if output.format_error:

@@ -27,21 +27,21 @@ def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: d
     return Resource(
         kind=f"engine {made}",
         key=(str(model), str(base)),
-        make=partial(start_engine, recipe, model, base, today),
+        make=partial(start_engine, recipe, model, base, today, count_workers(recipe.execution)),
         renew=partial(_take_model, model, base),
         close=_close,
     )
 
 
-def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date) -> Engine:
-    """Load an engine in the process that samples.
+def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, processes: int = 1) -> Engine:
+    """Load an engine in one of the `processes` that sample.
 
     Raises UsageError where the recipe asks for what the engine cannot do: with the run's first samples, whatever these are for.
     """
     from inward.engines.engine import require_abilities
     from inward.engines.load import load_engine
 
-    set_up(recipe, count_workers(recipe.execution))
+    set_up(recipe, processes)
     engine = load_engine(
         model,
         recipe.sampling.engine,

@@ -111,7 +111,11 @@ def _complete(
 def judge_of(recipe: Recipe, today: date, settings: JudgeSettings) -> Resource[Judge]:
     """Return the judge of some settings as the resource that shards share."""
     key = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-    return Resource(kind="judge", key=(key, today.isoformat()), make=partial(_start_judge, recipe, today, settings))
+    return Resource(
+        kind="judge",
+        key=(key, today.isoformat()),
+        make=partial(_start_judge, recipe, today, count_workers(recipe.execution), settings),
+    )
 
 
 def needs_of(settings: JudgeSettings) -> Needs:
@@ -125,11 +129,11 @@ def spent_by(judge: Judge) -> dict[str, Any]:
     return {f"judge_{name}": value for name, value in asdict(judge.costs()).items()}
 
 
-def _start_judge(recipe: Recipe, today: date, settings: JudgeSettings) -> Judge:
+def _start_judge(recipe: Recipe, today: date, processes: int, settings: JudgeSettings) -> Judge:
     from inward.judging.make import make_judge
 
     if settings.holds_model:
-        set_up(recipe, count_workers(recipe.execution))
+        set_up(recipe, processes)
     pairing = recipe.pairing  # "auto" is known only once all is judged: until then the middle of what it may come to
     return make_judge(settings, rho=pairing.rho_max / 2 if pairing.rho == "auto" else pairing.rho, today=today)
 

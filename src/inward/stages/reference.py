@@ -66,18 +66,17 @@ def _forward(now: ArmIteration, stage: str, examples: Sequence[Example], model: 
     task = Task(
         place=now.place(stage),
         shards=shards,
-        resource=Resource(kind="reference", key=(str(model),), make=partial(_start, run.recipe, model)),
+        resource=Resource(kind="reference", key=(str(model),), make=partial(_start, run.recipe, model, run.workers)),
         work=partial(_measure_shard, run.recipe),
         needs=Needs(model=True),
     )
     return run.complete(task, folder, ReferenceLogps, unit="pairs")
 
 
-def _start(recipe: Recipe, model: Path) -> Reference:
-    from inward.execution.choose import count_workers
+def _start(recipe: Recipe, model: Path, processes: int) -> Reference:
     from inward.training.reference import load_reference
 
-    set_up(recipe, count_workers(recipe.execution))
+    set_up(recipe, processes)
     return load_reference(model, recipe.training, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
 
 

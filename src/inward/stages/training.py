@@ -43,7 +43,7 @@ def examples(now: ArmIteration, pairs: Sequence[Pair], outputs: Sequence[Output]
 def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
     """Train from M_t; return one checkpoint an epoch, fewer than `training.epochs` where it stopped early."""
     from inward.training.batches import steps_per_epoch
-    from inward.training.checkpoint import stored_epochs
+    from inward.training.checkpoint import saved_step, stored_epochs
     from inward.training.early_stop import hold_out
 
     run, out, place = now.run, now.folder / "checkpoints", now.place("training")
@@ -51,8 +51,9 @@ def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference
     trained, _ = hold_out(examples, settings, seed=now.seed("training"))
     steps = steps_per_epoch(trained, settings) * settings.epochs
     call = (model, tuple(examples), tuple(reference), run.recipe, out, now.seed("training"), place, run.dir.costs)
+    left = steps - saved_step(out / "state")  # a stopped training goes on from there
     run.executor.release()  # training needs the memory that engines and judges hold
-    run.reporter.begin(place, steps, "steps")
+    run.reporter.begin(place, left, "steps")
     if run.training_processes > 1:
         train_together(run, call, place, steps)
     elif isolated(run.recipe.execution):

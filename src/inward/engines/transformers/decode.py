@@ -122,5 +122,5 @@ def _admit(decoder: Decoder, waiting: deque[Unit], free: int, rules: Rules, seed
             (*unit.request.tokens, *rules.opening)[-1],
         )
         for unit in units
-        for index in range(unit.first, unit.first + unit.count)
+        for index in unit.request.rows[unit.first : unit.first + unit.count]
     ]
