@@ -34,7 +34,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(STAMP)
 	@for bench in loop judging sampling reward_model training memory_table; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
