@@ -51,10 +51,15 @@ def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, 
     return Stage(outputs, scores)
 
 
+def settings_of(control: tuple[float | str, dict[str, float]], **others: float) -> PairingSettings:
+    rho, bound = control
+    return PairingSettings.model_validate({"rho": rho, **bound, **others})
+
+
 SETTINGS = st.builds(
-    PairingSettings,
-    rho=st.sampled_from([0.0, 0.1, 0.5, "auto"]),
-    rho_max=st.sampled_from([0.03, 0.055]),  # few steps, so that "auto" is quick
+    settings_of,
+    # Few steps, so that "auto" is quick.
+    st.sampled_from([(0.0, {}), (0.1, {}), (0.5, {}), ("auto", {"rho_max": 0.03}), ("auto", {"rho_max": 0.055})]),
     thought_weight=st.sampled_from([0.0, 0.3]),
     format_errors=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
     min_gap=st.sampled_from([0.0, 0.4]),
@@ -175,7 +180,8 @@ def test_auto_is_the_smallest_rho_of_the_grid_that_keeps_the_rule(stage, rho_max
         return sum(length[p.chosen_id] - length[p.rejected_id] for p in scored) / len(scored) if scored else None
 
     def at(rho: float | str) -> Pairing:
-        return run(stage, PairingSettings(rho=rho, rho_max=rho_max, format_errors=format_errors, min_gap=min_gap))
+        bound = {"rho_max": rho_max} if rho == "auto" else {}
+        return run(stage, PairingSettings(rho=rho, format_errors=format_errors, min_gap=min_gap, **bound))
 
     auto = at("auto")
     tried = {rho: excess(at(rho)) for rho in rho_grid(rho_max)}

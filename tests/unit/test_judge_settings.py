@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inward.config import CascadeJudge, JudgeSettings, PairwiseJudge, Recipe, VerifiableJudge
+from inward.config import CascadeJudge, JudgeSettings, PairingSettings, PairwiseJudge, Recipe, VerifiableJudge
 from inward.config.recipe import parse_recipe, recipe_json
 from inward.errors import UsageError
 from inward.judging.make import judge_contents
@@ -23,6 +23,14 @@ def parse(judge: dict[str, Any]) -> Recipe:
     prompts = {"sources": [{"kind": "tasks", "count": 9}], "per_iteration": 2, "validation": 2}
     validation = {"judge": {"kind": "verifiable"}}
     return parse_recipe({"model": {"path": "smollm2"}, "prompts": prompts, "judge": judge, "validation": validation})
+
+
+def test_a_bound_of_a_length_control_that_is_set_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"pairing\.rho_max has no effect.*pairing\.rho = 'auto'"):
+        PairingSettings(rho=0.1, rho_max=0.3)
+    assert PairingSettings(rho="auto", rho_max=0.3).rho_max == 0.3
+    stored = PairingSettings(rho=0.1).model_dump(mode="json")
+    assert PairingSettings(**stored) == PairingSettings(rho=0.1), "what a run has stored names every key"
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def _keys(value: Any, key: str, *, marked: bool) -> Iterator[tuple[str, bool]]:
                 yield from _keys(item, f"{key}.{number}", marked=marked)
 
 
-def refuse_without_effect(settings: Settings, keys: Sequence[str], reason: str) -> None:
-    """Refuse keys that a recipe sets to something and that would have no effect.
+def refuse_without_effect(settings: Settings, keys: Sequence[str], reason: str, table: str = "judge") -> None:
+    """Refuse keys of a `table` that a recipe sets to something and that would have no effect.
 
     A key that is set to its default is let through: the configuration that a run stores holds all keys.
     """
     for key in keys:
         value = getattr(settings, key)
         if key in settings.model_fields_set and value != type(settings).model_fields[key].default:
-            raise ValueError(f"judge.{key} has no effect, because {reason}. Leave judge.{key} out")
+            raise ValueError(f"{table}.{key} has no effect, because {reason}. Leave {table}.{key} out")

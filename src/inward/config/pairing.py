@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from inward.config.base import Settings
+from inward.config.base import Settings, refuse_without_effect
 
 
 class PairingSettings(Settings):
@@ -23,3 +23,9 @@ class PairingSettings(Settings):
     length: Literal["characters", "tokens"] = "characters"
     format_errors: float = Field(default=0.1, ge=0.0, le=1.0)
     min_gap: float = Field(default=0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _no_idle_bound(self) -> Self:
+        if self.rho != "auto":
+            refuse_without_effect(self, ("rho_max",), "it bounds pairing.rho = 'auto'", "pairing")
+        return self
