@@ -10,6 +10,7 @@ import pytest
 
 from inward.config import JudgeSettings, load_recipe
 from inward.judging import make as judging
+from inward.judging.combined import make as combined
 from inward.judging.judge import Judge
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.judge import Pairwise
@@ -51,7 +52,8 @@ def failing(settings: JudgeSettings, *, rho: float = 0.0, today: date | None = N
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_no_unscored_output_enters_a_pair(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "make_judge", failing)
+    for module in (judging, combined):  # the latter makes parts by the name that it has imported
+        monkeypatch.setattr(module, "make_judge", failing)
     overrides = [f"judge={JUDGES[name]}", f"validation.judge={CHECKS}", "arms=['thinking']", "training.epochs=1"]
     overrides += ["prompts.per_iteration=8", "prompts.validation=2"]
     run = RunDir(tmp_path / "run")
