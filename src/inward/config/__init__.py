@@ -7,6 +7,7 @@ from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Batching, Dtype, EngineKind, Harmless, Quantisation, Settings, VerdictForm, harmless_keys
 from inward.config.combined import CascadeJudge, CombinedJudge, JudgeSettings, PanelJudge, Route, RoutedJudge
 from inward.config.endpoint import EndpointSettings
+from inward.config.engines import EndpointEngineSettings, EngineOptions, VllmSettings
 from inward.config.judging import (
     PairwiseJudge,
     PythonJudge,
@@ -45,8 +46,10 @@ __all__ = [
     "DatasetSource",
     "Dtype",
     "EarlyStopSettings",
+    "EndpointEngineSettings",
     "EndpointSettings",
     "EngineKind",
+    "EngineOptions",
     "ExecutionSettings",
     "FileSource",
     "Harmless",
@@ -76,6 +79,7 @@ __all__ = [
     "ValidationSettings",
     "VerdictForm",
     "VerifiableJudge",
+    "VllmSettings",
     "harmless_keys",
     "load_recipe",
     "parse_recipe",

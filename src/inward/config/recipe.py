@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from inward.config.audit import JudgeLimits
 from inward.config.base import Arm, Dtype, EngineKind, Harmless, Settings
 from inward.config.combined import COMBINED, CascadeJudge, JudgeSettings, RoutedJudge
+from inward.config.engines import EndpointEngineSettings, EngineOptions, VllmSettings
 from inward.config.pairing import PairingSettings
 from inward.config.prompts import PromptSettings, ThoughtSettings
 from inward.config.training import TrainingSettings
@@ -37,7 +38,8 @@ class SamplingSettings(Settings):
 
     `engine` is what runs the model, and `rows` how many outputs it draws side by side. `cut_off_responses` says what becomes of
     a response that `max_new_tokens` cut off: with "reject" it is a format error, which is not judged and can only be rejected,
-    with "allow" a response like any other. Where models are measured it is always judged.
+    with "allow" a response like any other. Where models are measured it is always judged. `vllm` and `endpoint` are the tables
+    of the engines of these names.
     """
 
     engine: EngineKind = "transformers"
@@ -48,6 +50,13 @@ class SamplingSettings(Settings):
     max_new_tokens: int = Field(default=1024, gt=0)
     cut_off_responses: Literal["reject", "allow"] = "reject"
     rows: int = Field(default=128, gt=0)
+    vllm: Annotated[VllmSettings, Harmless()] = VllmSettings()
+    endpoint: Annotated[EndpointEngineSettings | None, Harmless()] = None
+
+    @property
+    def engine_options(self) -> EngineOptions | None:
+        """The table of the chosen engine's own settings; None for an engine that has none."""
+        return {"vllm": self.vllm, "endpoint": self.endpoint}.get(self.engine)
 
 
 class ValidationSettings(Settings):

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final, Protocol
 
-from inward.config import Dtype, EngineKind
+from inward.config import Dtype, EngineKind, EngineOptions
 from inward.engines.engine import Engine
 from inward.functions import named
 
@@ -27,6 +27,7 @@ class Maker(Protocol):
         rows: int,
         trust_remote_code: bool,
         today: date | None,
+        options: EngineOptions | None,
     ) -> Engine: ...
 
 
@@ -45,11 +46,13 @@ def load_engine(
     rows: int = 128,
     trust_remote_code: bool = False,
     today: date | None = None,
+    options: EngineOptions | None = None,
 ) -> Engine:
     """Return an engine of a kind that holds a model, or an adapter merged into `base`, drawing `rows` completions at a time.
 
     `today` is the date for chat templates that write one: the present date unless given, and the same while the engine lives.
+    `options` is the table of the engine's own settings (`SamplingSettings.engine_options`).
     Raises UsageError where the model cannot be loaded, and MissingExtraError where the engine's package is not installed.
     """
     make: Maker = named(ENGINES[kind])
-    return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code, today=today)
+    return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code, today=today, options=options)

@@ -50,6 +50,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, pr
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
         today=today,
+        options=recipe.sampling.engine_options,
     )
     scaffolded = recipe.thought.scaffold is not None and "thinking" in recipe.arms
     require_abilities(engine, logps=recipe.training.reference == "sampler", scaffold=scaffolded)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from inward.config import Dtype
+from inward.config import Dtype, EngineOptions
 from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
 from inward.engines.row import check_lengths, make_rules
 from inward.engines.transformers.decode import Decoder, decode
@@ -150,11 +150,12 @@ def load_engine(
     trust_remote_code: bool = False,
     threads: int | None = None,
     today: date | None = None,
+    options: EngineOptions | None = None,
 ) -> TransformersEngine:
     """Return an engine that holds the model of a folder or Hub name, as `TransformersEngine.load` takes it.
 
-    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless given. Raises
-    `UsageError` if the model cannot be loaded, or cannot be sampled rightly.
+    `dtype` "auto" is bf16 where the device computes in it, else fp32. `today` is the present date unless given, and
+    there are no `options`. Raises `UsageError` if the model cannot be loaded, or cannot be sampled rightly.
     """
     set_up(threads)
     engine = TransformersEngine(rows=rows, dtype=dtype, trust_remote_code=trust_remote_code, today=today or date.today())
