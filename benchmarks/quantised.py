@@ -43,7 +43,7 @@ from inward.training.examples import Example
 from inward.training.logps import token_logps
 from inward.training.reference import load_reference, reference_logps
 from inward.training.train import train
-from inward.training.weights import load_model, promote, working_dtype
+from inward.training.weights import load_model, merge_adapter, working_dtype
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def measure(model: Path, prompts: int, settings: TrainingSettings) -> dict[str, 
         low = logps(quantised, held_out)
         low_trained = logps(PeftModel.from_pretrained(quantised, adapter).get_base_model(), held_out)
         plain = logps(load_model(model, dtype), held_out)
-        merged = logps(load_model(promote(adapter, model, folder / "merged"), dtype), held_out)
+        merged = logps(load_model(merge_adapter(model, adapter, folder / "merged"), dtype), held_out)
     gains, merged_gains = _sums(low_trained - low, held_out), _sums(merged - plain, held_out)
     return {
         "benchmark": "quantised base",

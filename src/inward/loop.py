@@ -8,7 +8,9 @@ this page from the top. Our deviations from the paper:
 
 - a seed that does not follow the thought prompt can be *scaffolded*: the engine writes the markers (docs/design.md);
 - the reference is M_t, as in the paper; `training.reference = "seed"` takes M_0 instead, "sampler" what M_t noted as it drew;
-- the checkpoint is chosen on fresh validation samples, and the seed is measured the same way as iteration 0.
+- the checkpoint is chosen on fresh validation samples, and the seed is measured the same way as iteration 0;
+- the loop may turn as often as one likes: many short iterations (arXiv 2506.21495) carry the optimiser on
+  (`training.carry_optimiser`), validate now and then (`validation.every`) and may use prompts again (`prompts.recur`).
 """
 
 from __future__ import annotations
@@ -42,18 +44,20 @@ def run_loop(run: Run) -> None:
 def iterate(
     run: Run, arm: Arm, t: int, model: Path, seed: Path, prompts: tuple[Prompt, ...], held_out: tuple[Prompt, ...]
 ) -> Path:
-    """One iteration: from M_t, prompts that no earlier iteration used, to M_{t+1}."""
+    """One iteration: from M_t and its prompts to M_{t+1}."""
     now = ArmIteration(run, arm, t)
     if now.finished:
-        return validation.tidy(now)
+        return validation.settle(now, held_out)
     prompt_stage.keep_prompts(now, prompts)
     outputs = sampling.sample(now, prompts, model)  # K outputs z, y for each p + x
     verdicts = judging.judge(now, prompts, outputs, model)  # of the responses y only
     scores = judging.score(now, outputs, verdicts)
     pairs = pairing.pair(now, outputs, scores, model)  # best against worst, length-controlled
+    if not pairs:
+        return validation.keep_model(now, held_out, base=model)  # M_{t+1} is M_t
     examples = training.examples(now, pairs, outputs, model)  # thought and response together
     anchor = seed if run.recipe.training.reference == "seed" else model
     reference = reference_stage.reference(now, pairs, outputs, examples, anchor)
     checkpoints = training.train(now, model, examples, reference)  # DPO or its kin
-    evaluations = [validation.validate(now, checkpoint, held_out, base=model) for checkpoint in checkpoints]
+    evaluations = validation.validate_all(now, checkpoints, held_out, base=model)  # none but at every m-th iteration
     return validation.promote(now, checkpoints, evaluations, base=model)  # the best becomes M_{t+1}

@@ -28,6 +28,8 @@ _REMEDIES = {
     errno.EPERM: "permission denied: make the folder writable or choose another one with --out",
     errno.EROFS: "the file system is read-only: choose another folder with --out",
 }
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What systems say of a hard link to another file system, or on one that has none."""
 _NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
 """How shutil (a list of the copies that failed) and safetensors (Rust) tell the system's error number."""
 
@@ -104,6 +106,33 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # gone after the rename; else it holds nothing of worth
+
+
+def move(folder: Path, target: Path) -> None:
+    """Give a folder another place in the same file system, in one step. `target` must not exist. Raises StorageError."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        _sync(target.parent)
+        _sync(folder.parent)
+
+
+def stand_in(folder: Path, target: Path) -> None:
+    """Make `target` a folder with the same files, whole or not at all; files are never changed, so no byte is copied.
+
+    They are hard links, or copies where `target` is on another file system. Raises StorageError.
+    """
+    with whole_folder(target) as temporary:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copy2(source, target)
 
 
 def remove(folder: Path) -> None:

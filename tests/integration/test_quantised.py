@@ -24,7 +24,7 @@ from inward.training.metrics import StepMetrics
 from inward.training.trackers import require_packages
 from inward.training.train import train
 from inward.training.trainee import Trainee, make_trainee
-from inward.training.weights import _multiply_plainly, load_model, promote
+from inward.training.weights import _multiply_plainly, load_model, merge_adapter
 from tests.integration.test_kill import Forks, write_recipe
 from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
@@ -179,7 +179,7 @@ def test_a_kill_changes_nothing(seed_model: Path, tmp_path: Path) -> None:
 def test_the_next_model_is_the_adapter_on_the_unquantised_base(seed_model: Path, tmp_path: Path) -> None:
     trained(seed_model, tmp_path / "out", QUANTISED)
     adapter = tensors(tmp_path / "out" / "epoch_02")
-    merged = promote(tmp_path / "out" / "epoch_02", seed_model, tmp_path / "merged")
+    merged = merge_adapter(seed_model, tmp_path / "out" / "epoch_02", tmp_path / "merged")
     before, after = tensors(seed_model), tensors(merged)
     assert (merged / "config.json").read_bytes() == (seed_model / "config.json").read_bytes()
     assert after.keys() == before.keys()

@@ -20,7 +20,7 @@ from inward.training.logps import sequence_logps
 from inward.training.metrics import StepMetrics
 from inward.training.train import train
 from inward.training.trainee import make_trainee
-from inward.training.weights import load_model, merge_adapter, promote, stored_dtype
+from inward.training.weights import load_model, merge_adapter, stored_dtype
 from tests.pairs import made_examples, stored_reference
 from tests.tiny import tiny_model
 
@@ -237,8 +237,6 @@ def test_lora_reference_is_the_model_with_the_adapter_off_and_merging_keeps_the_
     assert stored_dtype(merged) is torch.bfloat16
     assert {path.name for path in merged.iterdir()} == {path.name for path in bf16_model.iterdir()}
     assert logps(merged) == pytest.approx(on, rel=5e-3)  # the weights are rounded to bf16
-    assert promote(epochs[-1], bf16_model, tmp_path / "model") == tmp_path / "model"
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
 
 
 def test_a_merge_into_fp32_weights_gives_the_same_logits(seed_model: Path, tmp_path: Path) -> None:
@@ -250,14 +248,6 @@ def test_a_merge_into_fp32_weights_gives_the_same_logits(seed_model: Path, tmp_p
     tokens = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         torch.testing.assert_close(merged(tokens).logits, adapted(tokens).logits, rtol=1e-4, atol=1e-4)
-
-
-def test_promoting_a_full_checkpoint_copies_it_whole(seed_model: Path, tmp_path: Path) -> None:
-    epochs, _ = trained(seed_model, tmp_path / "out")
-    model = promote(epochs[0], seed_model, tmp_path / "model")
-    assert {p.name: p.read_bytes() for p in model.iterdir()} == {p.name: p.read_bytes() for p in epochs[0].iterdir()}
-    promote(epochs[1], seed_model, model)
-    assert logps(model) == logps(epochs[0])  # what exists is complete and stays
 
 
 def test_a_complete_result_is_returned_at_once_and_a_changed_one_refused(seed_model: Path, tmp_path: Path) -> None:

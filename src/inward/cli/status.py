@@ -90,15 +90,20 @@ def stages(directory: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
 def _stages_of(folder: Path, t: int, recipe: Recipe) -> dict[str, tuple[int, int | None]]:
     """Return the parts that are done of each stage, and of how many: None where a stage is not begun, so not cut yet."""
     from inward.runs.shards import stored_parts
+    from inward.storage import read_json
 
     epochs = recipe.training.epochs
     evaluated = len(list(folder.glob("validation/*/evaluation.json")))
     if t == 0:
         return {"validation": (evaluated, 1)}
+    validated = bool(evaluated) or recipe.validates(t)
+    if (folder / "pairing.json").exists() and not read_json(folder / "pairing.json")["pairs"]:
+        parts = {stage: stored_parts(folder / stage) for stage in STORED}
+        return parts | ({"validation": (evaluated, 1)} if validated else {})  # there is nothing to train
     reference = ("reference",) if recipe.training.needs_reference else ()
     parts = {stage: stored_parts(folder / stage) for stage in (*STORED, *reference)}
     trained = epochs if (folder / "evaluation.json").exists() else len(list(folder.glob("checkpoints/epoch_[0-9][0-9]")))
-    return {**parts, "training": (trained, epochs), "validation": (evaluated, epochs)}
+    return {**parts, "training": (trained, epochs)} | ({"validation": (evaluated, epochs)} if validated else {})
 
 
 def _show_progress(directory: RunDir) -> None:

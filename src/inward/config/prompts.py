@@ -63,7 +63,8 @@ PromptSource = Annotated[FileSource | DatasetSource | TaskSource | PythonSource,
 class PromptSettings(Settings):
     """Where instructions come from and how many are used. Validation prompts are set apart before any iteration draws.
 
-    `unusable` says what to do with an empty, a duplicate or a too long prompt: stop, or drop it and report the count.
+    `unusable` says what to do with an empty, a duplicate or a too long prompt: stop, or drop it and report the count. With
+    `recur` the iterations begin a new pass over the prompts, in a new order, once these run out; validation prompts stay apart.
     """
 
     sources: tuple[PromptSource, ...] = Field(min_length=1)
@@ -71,6 +72,7 @@ class PromptSettings(Settings):
     validation: int = Field(default=1500, gt=0)
     max_tokens: int = Field(default=2048, gt=0)
     unusable: Literal["error", "drop"] = "error"
+    recur: bool = False
 
 
 class ScaffoldSettings(Settings):

@@ -66,6 +66,8 @@ class ValidationSettings(Settings):
     if all its judges score in one range (verifiable ones and reward models with output "sigmoid" score from 0 to 1). With a
     pairwise judge a model's score is how often its responses win against `baseline`: the seed's direct answers to the same
     prompts, or those of a JSON-lines file with `prompt` and `response` in each line.
+
+    Only every `every`-th iteration and the last one are validated; between them the last checkpoint goes on.
     """
 
     judge: JudgeSettings | None = None
@@ -74,6 +76,7 @@ class ValidationSettings(Settings):
     tries: int = Field(default=3, gt=0)
     temperature: float = Field(default=0.8, gt=0.0)
     bootstrap: int = Field(default=2000, gt=0)
+    every: int = Field(default=1, gt=0)
 
 
 class ExecutionSettings(Settings):
@@ -84,7 +87,8 @@ class ExecutionSettings(Settings):
     processor's threads. `processes` share every step of training (unset: one a GPU, or one), each with a model of its own
     and its part of the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for
     models that one GPU cannot train. `isolate` has models held by processes other than the run's own (unset: where there is
-    an accelerator). `threads` is per process.
+    an accelerator). `threads` is per process. With `keep_models` only the models of so many of the latest iterations are
+    kept, and of earlier ones the best and the last that were validated; their records stay.
     """
 
     shard_prompts: int = Field(default=64, gt=0)
@@ -93,6 +97,7 @@ class ExecutionSettings(Settings):
     shard: bool = False
     isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
+    keep_models: int | None = Field(default=None, gt=0)
 
 
 class Recipe(Settings):
@@ -165,6 +170,10 @@ class Recipe(Settings):
     def validation_judge(self) -> JudgeSettings:
         """The judge that models are compared by."""
         return self.validation.judge or self.judge
+
+    def validates(self, t: int) -> bool:
+        """Say whether the models of iteration `t` are validated."""
+        return t % self.validation.every == 0 or t == self.iterations
 
     def thought_format(self, arm: Arm) -> ThoughtFormat:
         return self.thought.resolve() if arm == "thinking" else BUILT_IN["direct"]

@@ -58,6 +58,9 @@ class TrainingSettings(Settings):
     tokens at a time: "shared", without padding and each prompt once for its two outputs, "packed", without padding, or
     "padded", the only way for a model whose attention is not plain causal attention.
 
+    With `carry_optimiser` the fp32 weights, the moments and the learning-rate schedule go on from one iteration to the next,
+    for many short iterations: `warmup` and `schedule` are then those of the whole run, whose progress counts in iterations.
+
     A state to resume from is saved every `save_steps` steps. `trackers` get every step's metrics beside metrics.jsonl;
     there, runs of this one carry the name `tracker_run` (unless given, the run directory's), arm and iteration, under
     `tracker_project`.
@@ -86,6 +89,7 @@ class TrainingSettings(Settings):
     batching: Batching = "shared"
     gradient_checkpointing: bool = False
     save_steps: int = Field(default=50, gt=0)
+    carry_optimiser: bool = False
     lora: LoraSettings | None = None
     trackers: Annotated[tuple[Tracker, ...], Harmless()] = ()
     tracker_project: Annotated[str, Harmless()] = Field(default="inward", min_length=1)
@@ -119,6 +123,11 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"training.lora.quantise_base = '{self.quantise}' trains over another base than the one that sampled, whose "
                 "log-probabilities training.reference = 'sampler' takes: leave one of them out"
+            )
+        if self.carry_optimiser and self.lora:
+            raise ValueError(
+                "training.carry_optimiser does not go with training.lora: every iteration begins a new adapter, whose weights "
+                "have no moments yet. Leave one of the two out"
             )
         if self.early_stop and self.early_stop.patience >= self.epochs:
             raise ValueError(

@@ -15,6 +15,7 @@ Where the paper leaves things open, or we deviate:
 - An output that the judge could not score enters no pair.
 - `rho = "auto"` is the paper's rule, on a grid: the smallest rho with which the chosen responses of scored pairs are on
   average no longer than the rejected ones; where none is large enough, the largest that still gives a scored pair.
+- Another output than the worst may be the rejected one (`rejected`).
 - The paper does not control the length of thoughts: `thought_weight` is ours, 0 unless set.
 """
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from inward.config import PairingSettings
 from inward.judging.length_control import length_controlled
+from inward.pairing.rejected import Scored, choose_rejected
 from inward.records import Output, Pair, PairKind, Score, content_id
 from inward.sampling.lengths import Length
 from inward.statistics import Counts, Floats
@@ -86,22 +88,12 @@ class _Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scored:
-    """One scored output with its length-controlled score s; `rank` settles ties."""
-
-    output: Output
-    score: float
-    s: float
-    rank: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidates:
-    """What one prompt has to offer. `worst` is None, and `reason` says why, where there is no scored pair."""
+    """What one prompt has to offer. `rejected` is None, and `reason` says why, where there is no scored pair."""
 
     prompt_id: str
-    best: _Scored | None
-    worst: _Scored | None
+    best: Scored | None
+    rejected: Scored | None
     malformed: Output | None
     reason: str
 
@@ -149,7 +141,7 @@ def rho_grid(rho_max: float) -> list[float]:
 
 def _pair_groups(groups: Sequence[_Group], table: _Table, settings: PairingSettings, rho: float, seed: int) -> Pairing:
     s_GK = table.controlled(rho, settings.thought_weight)
-    candidates = [_candidates(group, s_K, settings.min_gap) for group, s_K in zip(groups, s_GK, strict=True)]
+    candidates = [_candidates(group, s_K, settings) for group, s_K in zip(groups, s_GK, strict=True)]
     malformed = _malformed_rejects(candidates, Fraction(str(settings.format_errors)), seed)
     pairs = [pair for c in candidates if (pair := _pair(c, c.prompt_id in malformed)) is not None]
     paired = {pair.prompt_id for pair in pairs}
@@ -224,30 +216,30 @@ def _table(groups: Sequence[_Group], lengths: Mapping[str, Length]) -> _Table:
     return _Table(scores_GK=scores_GK, responses_GK=responses_GK, thoughts_GK=thoughts_GK, copies_GK=copies_GK)
 
 
-def _candidates(group: _Group, s_K: Floats, min_gap: float) -> _Candidates:
+def _candidates(group: _Group, s_K: Floats, settings: PairingSettings) -> _Candidates:
     scored = [
-        _Scored(output=output, score=score, s=float(s), rank=rank)
+        Scored(output=output, score=score, s=float(s), rank=rank)
         for output, score, s, rank in zip(group.scored, group.scores, s_K[: len(group.scored)], group.ranks, strict=True)
     ]
     best = max(scored, key=lambda item: (item.s, item.score, item.rank), default=None)
-    worst = min(scored, key=lambda item: (item.s, item.score, item.rank), default=None)
-    reason = _no_scored_pair(best, worst, scored, min_gap)
+    rejected = choose_rejected(scored, settings.rejected)
+    reason = _no_scored_pair(best, rejected, scored, settings.min_gap)
     if not scored:
         reason = "all outputs malformed" if group.all_malformed else "no output scored"
     return _Candidates(
-        prompt_id=group.prompt_id, best=best, worst=None if reason else worst, malformed=group.malformed, reason=reason
+        prompt_id=group.prompt_id, best=best, rejected=None if reason else rejected, malformed=group.malformed, reason=reason
     )
 
 
-def _no_scored_pair(best: _Scored | None, worst: _Scored | None, scored: Sequence[_Scored], min_gap: float) -> str:
-    """Return why best and worst make no pair, or nothing where they do."""
-    if best is None or worst is None or len(scored) < 2:
+def _no_scored_pair(best: Scored | None, rejected: Scored | None, scored: Sequence[Scored], min_gap: float) -> str:
+    """Return why the two make no pair, or nothing where they do."""
+    if best is None or rejected is None or len(scored) < 2:
         return "fewer than two scored"
     if len({item.score for item in scored}) == 1:
         return "all scores equal"
-    if min_gap > 0 and best.score - worst.score < min_gap:
+    if min_gap > 0 and best.score - rejected.score < min_gap:
         return "gap below min_gap"
-    return "identical texts" if best.output.text == worst.output.text else ""
+    return "identical texts" if best.output.text == rejected.output.text else ""
 
 
 def _malformed_rejects(candidates: Sequence[_Candidates], share: Fraction, seed: int) -> set[str]:
@@ -256,9 +248,9 @@ def _malformed_rejects(candidates: Sequence[_Candidates], share: Fraction, seed:
         (c for c in candidates if c.best is not None and c.malformed is not None),
         key=lambda c: content_id(str(seed), "prompt", c.prompt_id),
     )
-    extra = [c.prompt_id for c in usable if c.worst is None]
-    replacing = [c.prompt_id for c in usable if c.worst is not None]
-    scored = sum(c.worst is not None for c in candidates)
+    extra = [c.prompt_id for c in usable if c.rejected is None]
+    replacing = [c.prompt_id for c in usable if c.rejected is not None]
+    scored = sum(c.rejected is not None for c in candidates)
     if share < 1:
         extra = extra[: int(share * scored / (1 - share))]  # largest e with e <= share * (scored + e)
     left = int(share * (scored + len(extra))) - len(extra)
@@ -266,17 +258,17 @@ def _malformed_rejects(candidates: Sequence[_Candidates], share: Fraction, seed:
 
 
 def _pair(candidates: _Candidates, reject_malformed: bool) -> Pair | None:
-    best, worst, malformed = candidates.best, candidates.worst, candidates.malformed
-    if best is None or not (worst or reject_malformed):
+    best, rejected, malformed = candidates.best, candidates.rejected, candidates.malformed
+    if best is None or not (rejected or reject_malformed):
         return None
     if reject_malformed:
         assert malformed is not None
         return _record(best, malformed, "format_error", None, None)
-    assert worst is not None
-    return _record(best, worst.output, "scored", worst.score, best.s - worst.s)
+    assert rejected is not None
+    return _record(best, rejected.output, "scored", rejected.score, best.s - rejected.s)
 
 
-def _record(best: _Scored, rejected: Output, kind: PairKind, score: float | None, margin: float | None) -> Pair:
+def _record(best: Scored, rejected: Output, kind: PairKind, score: float | None, margin: float | None) -> Pair:
     return Pair(
         id=content_id("pair", best.output.id, rejected.id),
         prompt_id=rejected.prompt_id,

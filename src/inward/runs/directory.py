@@ -5,6 +5,7 @@ runs/<name>/
   <arm>/iter_000/                the seed's evaluation
   <arm>/iter_001/  prompts/ outputs/ verdicts/ scores/ pairs/ reference/   Parquet shards
                    judges.json  pairing.json  checkpoints/  validation/  model/  evaluation.json
+                   optimiser/  (training.carry_optimiser: what the next iteration's training goes on from)
                    reference_check/  reference.json   (training.reference = "sampler")
   comparison/iter_001.json       both arms side by side
 """
@@ -57,4 +58,4 @@ class RunDir:
 
     def iterations(self, arm: str) -> list[int]:
         """Return the numbers of the iterations begun so far, 0 (the seed) included."""
-        return sorted(int(path.name[5:]) for path in (self.root / arm).glob("iter_[0-9][0-9][0-9]") if path.is_dir())
+        return sorted(int(path.name[5:]) for path in (self.root / arm).glob("iter_[0-9][0-9][0-9]*") if path.is_dir())

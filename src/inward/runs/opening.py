@@ -92,7 +92,7 @@ def _refuse_changes(run: RunDir, stored: Recipe, asked: Recipe) -> None:
     harmless = harmless_keys(stored) | harmless_keys(asked)
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key) and key not in harmless]
     begun = max((t for arm in stored.arms for t in run.iterations(arm)), default=0)
-    if "iterations" in changed and asked.iterations >= begun:
+    if "iterations" in changed and asked.iterations >= begun and not _schedule_counts(stored):
         changed.remove("iterations")
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)
@@ -100,6 +100,12 @@ def _refuse_changes(run: RunDir, stored: Recipe, asked: Recipe) -> None:
             f"{run.root} was made with another recipe:\n{lines}\n"
             "Continue it with its own settings, or start a new run with another --out."
         )
+
+
+def _schedule_counts(recipe: Recipe) -> bool:
+    """Say whether the learning rates of steps taken depend on how many iterations there are to be."""
+    training = recipe.training
+    return training.carry_optimiser and (training.schedule != "constant" or training.warmup > 0)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

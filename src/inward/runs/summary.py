@@ -41,7 +41,7 @@ def summary(run: RunDir, recipe: Recipe, costs: Sequence[Cost]) -> dict[str, Any
         "arms": {arm: [_iteration(run.iteration(arm, t), t) for t in run.iterations(arm)] for arm in recipe.arms},
         "thinking_minus_direct": [
             {"iteration": int(path.stem[5:]), **read_json(path)}
-            for path in sorted((run.root / "comparison").glob("iter_*.json"))
+            for path in sorted((run.root / "comparison").glob("iter_*.json"), key=lambda path: int(path.stem[5:]))
         ],
     }
 
@@ -58,8 +58,9 @@ def _iteration(folder: Path, t: int) -> dict[str, Any]:
     row: dict[str, Any] = {"iteration": t, "finished": (folder / "evaluation.json").exists()}
     if row["finished"]:
         stored = read_json(folder / "evaluation.json")
-        chosen = stored["evaluations"][stored["chosen"]]
-        row |= {"checkpoint": stored["chosen"], **{key: chosen[key] for key in FIGURES}}
+        chosen = stored["evaluations"].get(stored["chosen"])  # none where the iteration was not validated
+        row |= {"checkpoint": stored["chosen"], **({key: chosen[key] for key in FIGURES} if chosen else {})}
+        row |= {key: stored[key] for key in ("without_pairs_in_a_row",) if key in stored}
     for name in ("judges.json", "pairing.json", "reference.json"):
         if (folder / name).exists():
             row |= read_json(folder / name)

@@ -27,7 +27,7 @@ from inward.storage import read_json, write_json
 def run_benchmark(
     run: Run, file: Path, name: str, *, samples: int = 1, max_new_tokens: int | None = None, limit: int | None = None
 ) -> dict[str, Any]:
-    """Measure every finished model of a run and return the table of accuracies and differences, which is also stored.
+    """Measure every finished model that a run has kept; return, and store, the table of accuracies and differences.
 
     An output that still breaks its format after all tries fails all its constraints: a broken format never helps.
     Raises UsageError where the prompts hold nothing to check.
@@ -42,7 +42,7 @@ def run_benchmark(
     for t in range(recipe.iterations + 1):
         for arm in recipe.arms:
             now = ArmIteration(checked, arm, t)
-            if not now.finished:
+            if not now.finished or (t and not now.model.exists()):  # a model may not have been kept
                 continue
             model = now.model if t else seed_model(run)
             folder = now.folder / "benchmarks" / name

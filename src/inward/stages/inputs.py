@@ -78,6 +78,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
         validation=recipe.prompts.validation,
         iterations=recipe.iterations,
         seed=recipe.seed,
+        recur=recipe.prompts.recur,
     )
     _pin(run, seed, dealt)
     return dealt

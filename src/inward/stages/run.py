@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from inward.execution.cut import make_shard
 from inward.execution.here import Here
 from inward.execution.task import NOTHING, Executor, Task
 from inward.hardware import accelerators
+from inward.records import Evaluation
 from inward.runs.directory import RunDir
 from inward.runs.place import Place
 from inward.runs.progress import Reporter, Silent
@@ -90,8 +91,35 @@ class ArmIteration:
         return self.folder / "model"
 
     @property
+    def optimiser(self) -> Path:
+        """What the training of the next iteration goes on from, with `training.carry_optimiser`."""
+        return self.folder / "optimiser"
+
+    @property
+    def before(self) -> ArmIteration:
+        assert self.t > 0, "nothing is before the seed"
+        return replace(self, t=self.t - 1)
+
+    @property
     def finished(self) -> bool:
         return (self.folder / "evaluation.json").exists()
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What `evaluation.json` of a finished iteration holds: the checkpoint that was chosen, and all evaluations."""
+        outcome: dict[str, Any] = read_json(self.folder / "evaluation.json")
+        return outcome
+
+    @property
+    def without_pairs(self) -> int:
+        """How many iterations in a row, up to this finished one, gave no pair and went on with the model as it was."""
+        return int(self.outcome.get("without_pairs_in_a_row", 0))
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The evaluation of the model that a finished iteration chose; None where it was not validated."""
+        stored = self.outcome["evaluations"].get(self.outcome["chosen"])
+        return None if stored is None else Evaluation(**stored)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import Recipe
-from inward.errors import ShortOfMemory
+from inward.errors import RunChangedError, ShortOfMemory
 from inward.execution.choose import isolated
 from inward.execution.task import Advance
 from inward.execution.team import in_processes
@@ -22,9 +22,10 @@ from inward.stages.set_up import set_up
 
 if TYPE_CHECKING:
     from inward.training.examples import Example, ReferenceLogps
+    from inward.training.job import Course
     from inward.training.team import TeamAddress
 
-Call = tuple[Path, tuple["Example", ...], tuple["ReferenceLogps", ...], Recipe, Path, int, Place, Path]
+Call = tuple[Path, tuple["Example", ...], tuple["ReferenceLogps", ...], Recipe, Path, int, Place, Path, "Course | None"]
 """The arguments of `train_model` that all processes share."""
 
 
@@ -41,7 +42,10 @@ def examples(now: ArmIteration, pairs: Sequence[Pair], outputs: Sequence[Output]
 
 
 def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference: Sequence[ReferenceLogps]) -> list[Path]:
-    """Train from M_t; return one checkpoint an epoch, fewer than `training.epochs` where it stopped early."""
+    """Train from M_t; return one checkpoint an epoch, fewer than `training.epochs` where it stopped early.
+
+    Where the iteration is not validated there is nothing to choose by, and the last epoch's checkpoint is the only one.
+    """
     from inward.training.batches import steps_per_epoch
     from inward.training.checkpoint import saved_step, stored_epochs
     from inward.training.early_stop import hold_out
@@ -50,7 +54,7 @@ def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference
     settings = run.recipe.training
     trained, _ = hold_out(examples, settings, seed=now.seed("training"))
     steps = steps_per_epoch(trained, settings) * settings.epochs
-    call = (model, tuple(examples), tuple(reference), run.recipe, out, now.seed("training"), place, run.dir.costs)
+    call = (model, tuple(examples), tuple(reference), run.recipe, out, now.seed("training"), place, run.dir.costs, _course(now))
     left = steps - saved_step(out / "state")  # a stopped training goes on from there
     run.executor.release()  # training needs the memory that engines and judges hold
     run.reporter.begin(place, left, "steps")
@@ -63,6 +67,22 @@ def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference
         give_back_memory()
     run.reporter.end()
     return stored_epochs(out)
+
+
+def _course(now: ArmIteration) -> Course | None:
+    """Return where this training stands in the run, for an optimiser that is carried; what it goes on from must be there."""
+    from inward.training.job import Course
+
+    if not now.run.recipe.training.carry_optimiser:
+        return None
+    first = now.t == 1 or now.before.without_pairs == now.t - 1  # nothing was trained before it
+    state = None if first else now.before.optimiser
+    if state is not None and not state.exists():
+        raise RunChangedError(
+            f"{state} is gone, which {now.name} goes on from (training.carry_optimiser): restore it, or start a new run with "
+            f"model.path = {str(now.before.model)!r}"
+        )
+    return Course(iteration=now.t, iterations=now.run.recipe.iterations, state=state)
 
 
 def train_together(run: Run, call: Call, place: Place, steps: int) -> None:
@@ -91,6 +111,7 @@ def train_model(
     seed: int,
     place: Place,
     ledger: Path,
+    course: Course | None,
     address: TeamAddress | None,
     advance: Advance,
 ) -> None:
@@ -118,6 +139,8 @@ def train_model(
             on_step=on_step,
             team=team,
             shard=recipe.execution.shard,
+            course=course,
+            only_last=not recipe.validates(place.iteration),
         )
     if not team.main:
         return

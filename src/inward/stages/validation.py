@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import Arm
 from inward.records import Evaluation, Prompt
-from inward.runs.directory import RunDir
 from inward.sampling.draws import Draws
 from inward.stages.judging import judge_measured
+from inward.stages.pairing import without_pairs
 from inward.stages.run import ArmIteration, Run
 from inward.stages.sampling import draw_outputs
-from inward.storage import read_json, write_json
+from inward.storage import move, remove, stand_in, write_json
 
 if TYPE_CHECKING:
     from inward.evaluation.win_rates import Baseline
+
+UNCHANGED = "unchanged"
+"""The name, in `evaluation.json`, of a model that an iteration without pairs went on with."""
 
 
 def measure_seed(run: Run, arm: Arm, seed: Path, prompts: Sequence[Prompt]) -> None:
@@ -26,8 +28,7 @@ def measure_seed(run: Run, arm: Arm, seed: Path, prompts: Sequence[Prompt]) -> N
     now = ArmIteration(run, arm, 0)
     if not now.finished:
         evaluation = validate(now, seed, prompts, name="seed")
-        write_json(now.folder / "evaluation.json", {"chosen": "seed", "evaluations": {"seed": asdict(evaluation)}})
-        _report(now, evaluation)
+        _conclude(now, "seed", [evaluation])
 
 
 def validate(
@@ -103,45 +104,107 @@ def measure(
     return evaluation
 
 
-def promote(now: ArmIteration, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
-    """Make the best checkpoint the next model, note why, and delete what is no longer needed."""
-    from inward.evaluation.summarise import choose
-    from inward.training.weights import promote as make_model
+def validate_all(now: ArmIteration, checkpoints: Sequence[Path], prompts: Sequence[Prompt], *, base: Path) -> list[Evaluation]:
+    """Measure every checkpoint of an iteration that is validated (`validation.every`), none of another."""
+    if not now.run.recipe.validates(now.t):
+        return []
+    return [validate(now, checkpoint, prompts, base=base) for checkpoint in checkpoints]
 
-    best = choose(evaluations)
-    if not now.model.exists():
-        make_model(checkpoints[best], base, now.model, trust_remote_code=now.run.recipe.model.trust_remote_code)
-    write_json(
-        now.folder / "evaluation.json",
-        {"chosen": checkpoints[best].name, "evaluations": {item.model: asdict(item) for item in evaluations}},
-    )
-    _report(now, evaluations[best])
+
+def promote(now: ArmIteration, checkpoints: Sequence[Path], evaluations: Sequence[Evaluation], *, base: Path) -> Path:
+    """Make the best checkpoint the next model, or the last where none was measured, and note why.
+
+    A whole model is not copied but renamed, once the choice is noted: then nobody looks for it among the checkpoints.
+    """
+    from inward.evaluation.summarise import choose
+    from inward.training.weights import merge_adapter
+
+    best = checkpoints[choose(evaluations) if evaluations else -1]
+    if _is_adapter(best) and not now.model.exists():
+        merge_adapter(base, best, now.model, trust_remote_code=now.run.recipe.model.trust_remote_code)
+    _conclude(now, best.name, evaluations)
     return tidy(now)
 
 
+def keep_model(now: ArmIteration, prompts: Sequence[Prompt], *, base: Path) -> Path:
+    """Go on with the model as it is, since there was no pair to train on; no byte of it is copied where links can be had."""
+    links = ((base, now.model), (now.before.optimiser, now.optimiser))
+    for folder, target in links:
+        if folder.exists() and not target.exists():
+            stand_in(folder, target)
+    evaluations = [validate(now, base, prompts, name=UNCHANGED)] if now.run.recipe.validates(now.t) else []
+    _conclude(now, UNCHANGED, evaluations, without_pairs_in_a_row=without_pairs(now))
+    return tidy(now)
+
+
+def settle(now: ArmIteration, prompts: Sequence[Prompt]) -> Path:
+    """Do what a finished iteration still lacks, and return its model.
+
+    The last one of a run is validated, also where it was not when there were to be more iterations after it.
+    """
+    model = tidy(now)
+    if now.t == now.run.recipe.iterations and now.evaluation is None:
+        chosen, streak = now.outcome["chosen"], now.without_pairs
+        _conclude(now, chosen, [validate(now, model, prompts, name=chosen)], without_pairs_in_a_row=streak)
+    return model
+
+
 def tidy(now: ArmIteration) -> Path:
-    """Delete the checkpoints of a finished iteration, but for adapters, which are small; return its model."""
-    for checkpoint in sorted((now.folder / "checkpoints").glob("epoch_*")):
-        if not (checkpoint / "adapter_config.json").exists():
-            shutil.rmtree(checkpoint)
+    """Put the chosen checkpoint where the next iteration finds it, with what its training goes on from; delete all others.
+
+    Adapters, which are small, are kept. So are the latest models, with `execution.keep_models`. Returns the model.
+    """
+    checkpoints, chosen = now.folder / "checkpoints", now.outcome["chosen"]
+    best, state = checkpoints / chosen, checkpoints / "optimiser" / chosen
+    if best.exists() and not _is_adapter(best) and not now.model.exists():
+        move(best, now.model)
+    if state.exists() and not now.optimiser.exists():
+        move(state, now.optimiser)
+    for checkpoint in sorted(checkpoints.glob("epoch_*")):
+        if not _is_adapter(checkpoint):
+            remove(checkpoint)
+    remove(checkpoints / "optimiser")
+    remove(now.before.optimiser)
+    for t in superfluous(now):
+        remove(replace(now, t=t).model)
     return now.model
 
 
+def superfluous(now: ArmIteration) -> list[int]:
+    """Return the iterations up to this finished one whose models are not to be kept (`execution.keep_models`)."""
+    keep = now.run.recipe.execution.keep_models
+    if keep is None:
+        return []
+    evaluations = {t: replace(now, t=t).evaluation for t in range(1, now.t + 1)}
+    scores = {t: evaluation.score for t, evaluation in evaluations.items() if evaluation and evaluation.score is not None}
+    kept = {max(scores), max(scores, key=scores.__getitem__)} if scores else set()
+    return [t for t in range(1, now.t - keep + 1) if t not in kept]
+
+
 def compare_arms(run: Run, t: int) -> None:
-    """Store thinking against direct on the same validation prompts, with a paired interval."""
+    """Store thinking against direct on the same validation prompts, with a paired interval, where both were validated."""
     from inward.evaluation.summarise import compare
 
     if set(run.recipe.arms) != {"thinking", "direct"}:
         return
-    thinking, direct = (chosen_evaluation(run.dir, arm, t) for arm in ("thinking", "direct"))
-    comparison = compare(thinking, direct, run.recipe.validation)
-    write_json(run.dir.comparison(t), asdict(comparison))
+    thinking, direct = (ArmIteration(run, arm, t).evaluation for arm in ("thinking", "direct"))
+    if thinking is not None and direct is not None:
+        comparison = compare(thinking, direct, run.recipe.validation)
+        write_json(run.dir.comparison(t), asdict(comparison))
 
 
-def chosen_evaluation(directory: RunDir, arm: str, t: int) -> Evaluation:
-    """Return the stored evaluation of the model that iteration t chose (t = 0: the seed)."""
-    stored = read_json(directory.iteration(arm, t) / "evaluation.json")
-    return Evaluation(**stored["evaluations"][stored["chosen"]])
+def _is_adapter(checkpoint: Path) -> bool:
+    return (checkpoint / "adapter_config.json").exists()
+
+
+def _conclude(now: ArmIteration, chosen: str, evaluations: Sequence[Evaluation], *, without_pairs_in_a_row: int = 0) -> None:
+    """Write `evaluation.json`, which finishes an iteration, and say what the chosen model came to."""
+    by_name = {evaluation.model: evaluation for evaluation in evaluations}
+    measured = {name: asdict(evaluation) for name, evaluation in by_name.items()}
+    streak = {"without_pairs_in_a_row": without_pairs_in_a_row} if without_pairs_in_a_row else {}
+    write_json(now.folder / "evaluation.json", {"chosen": chosen, "evaluations": measured, **streak})
+    if chosen in by_name:
+        _report(now, by_name[chosen])
 
 
 def _report(now: ArmIteration, evaluation: Evaluation) -> None:

@@ -13,7 +13,7 @@ any number of processes, with cut weights or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from inward.storage import remove, storage_errors, whole_folder
+from inward.storage import move, remove, storage_errors, whole_folder
 from inward.training.optimiser import Weights, round_to_working
 from inward.training.sharding import local_rows, own_rows
 from inward.training.team import ALONE, Team
 
 
-def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer, team: Team = ALONE) -> None:
-    """Store the state after `step` steps, then remove the earlier ones. All of a team call it. Raises StorageError.
+def save_state(
+    folder: Path,
+    step: int,
+    weights: Weights,
+    optimiser: torch.optim.Optimizer,
+    team: Team = ALONE,
+    *,
+    keep: Collection[int] = (),
+) -> None:
+    """Store the state after `step` steps, then remove the earlier ones but those of the steps `keep`.
 
-    The folder gets its name once every process has written its part.
+    All of a team call it. Raises StorageError. The folder gets its name once every process has written its part.
     """
-    path = _path(folder, step)
+    path = state_path(folder, step)
     if not team.agree(path.exists):
         moments = {
             f"{key}.{name}": torch.as_tensor(value)
@@ -52,18 +60,17 @@ def save_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim
             team.wait()
     if team.main:
         for other in folder.glob("step_*"):
-            if other != path:
+            if other != path and _step(other) not in keep:
                 remove(other)
 
 
 def saved_step(folder: Path) -> int:
     """Return the step of the latest stored state, or 0."""
-    return max((int(path.name.removeprefix("step_")) for path in folder.glob("step_*")), default=0)
+    return max(map(_step, folder.glob("step_*")), default=0)
 
 
-def load_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
-    """Set weights and moments to those stored after `step` steps."""
-    path = _path(folder, step)
+def load_state(path: Path, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
+    """Set weights and moments to those of a stored state."""
     by_name = dict(zip(weights.names, weights.master, strict=True))
     with torch.no_grad():
         with _stored(path, "masters") as masters:
@@ -78,7 +85,18 @@ def load_state(folder: Path, step: int, weights: Weights, optimiser: torch.optim
 
 def stored_epochs(out: Path) -> list[Path]:
     """Return the checkpoints under `out`, one an epoch, in order."""
-    return sorted(out.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+    return sorted(out.glob("epoch_*"), key=_epoch)
+
+
+def keep_states(out: Path, per_epoch: int) -> None:
+    """Put the state at the end of each stored epoch beside the epochs, in `out/optimiser`, under the epoch's name.
+
+    A kill in between leaves the rest to the next call.
+    """
+    for epoch in stored_epochs(out):
+        state = state_path(out / "state", _epoch(epoch) * per_epoch)
+        if state.exists():
+            move(state, out / "optimiser" / epoch.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +178,14 @@ def _moment(stored: _Stored, key: str, master: Tensor) -> Any:
     return moment
 
 
-def _path(folder: Path, step: int) -> Path:
+def _epoch(path: Path) -> int:
+    return int(path.name.removeprefix("epoch_"))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def state_path(folder: Path, step: int) -> Path:
+    """Return where the state after `step` steps is."""
     return folder / f"step_{step:08d}"

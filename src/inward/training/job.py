@@ -13,15 +13,30 @@ from inward.config import TrainingSettings
 from inward.errors import RunChangedError, TrainingError
 from inward.models.identity import content_digest
 from inward.storage import read_json, remove_leftovers, storage_errors, write_bytes, write_json
+from inward.training.batches import steps_per_epoch
 from inward.training.examples import Example, ReferenceLogps
 from inward.training.memory import Budget
 from inward.training.metrics import PairTerms
+from inward.training.optimiser import learning_rate
 from inward.training.team import ALONE, Team
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Where a training stands among all those of a run, for an optimiser that goes on over them (`carry_optimiser`).
+
+    It is number `iteration` of `iterations`, and goes on from the weights and moments in the folder `state`, which an earlier
+    one left; None where there is none yet.
+    """
+
+    iteration: int
+    iterations: int
+    state: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Everything a run of training is given."""
+    """Everything a run of training is given. With `only_last` no checkpoint is wanted but that of the last epoch."""
 
     model_path: Path
     examples: tuple[Example, ...]
@@ -32,6 +47,28 @@ class Job:
     seed: int
     budget: Budget
     team: Team = ALONE
+    course: Course | None = None
+    only_last: bool = False
+
+    @property
+    def per_epoch(self) -> int:
+        return steps_per_epoch(self.examples, self.settings)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0.
+
+        In a course the whole run is taken to have as many steps in every iteration as there are in this one: nobody knows how
+        many pairs later iterations will give, so the schedule's progress counts in iterations.
+        """
+        total = self.settings.epochs * self.per_epoch
+        if self.course is None:
+            return learning_rate(step, total, self.settings)
+        before = (self.course.iteration - 1) * total
+        return learning_rate(before + step, self.course.iterations * total, self.settings)
+
+    def stores(self, epoch: int) -> bool:
+        """Say whether an epoch's checkpoint is stored. With an early stop nobody knows which is the last one."""
+        return not self.only_last or self.settings.early_stop is not None or epoch == self.settings.epochs
 
     def epoch(self, number: int) -> Path:
         return self.out / f"epoch_{number:02d}"
@@ -48,6 +85,8 @@ def claim(job: Job, dtype: str) -> None:
         "seed": job.seed,
         "dtype": dtype,
     }
+    if job.course is not None:
+        identity["course"] = {"iteration": job.course.iteration, "goes_on": job.course.state is not None}
     path = job.out / "training.json"
     with storage_errors(job.out):
         job.out.mkdir(parents=True, exist_ok=True)

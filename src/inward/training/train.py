@@ -4,6 +4,7 @@
     out/metrics.jsonl   one line an optimiser step
     out/held_out.jsonl  one line an epoch, with `training.early_stop`
     out/state/          what training goes on from after a kill; gone once the last epoch is stored
+    out/optimiser/epoch_01/ ...   with `training.carry_optimiser`: what the next iteration goes on from, if it takes this epoch
     out/training.json   what the result depends on; a folder made with anything else is refused
 
 A kill at any instant loses the steps since the last saved state and nothing else. On the CPU with the same number of
@@ -28,11 +29,11 @@ from inward.config import Dtype, TrainingSettings
 from inward.errors import TrainingError
 from inward.hardware import device, kept_memory, measured_peak
 from inward.storage import remove
-from inward.training.batches import MicroBatches, collate, micro_batches, most_tokens, steps_from, steps_per_epoch
-from inward.training.checkpoint import load_state, save_state, saved_step, stored_epochs
+from inward.training.batches import MicroBatches, collate, micro_batches, most_tokens, steps_from
+from inward.training.checkpoint import keep_states, load_state, save_state, saved_step, state_path, stored_epochs
 from inward.training.early_stop import HeldOut, add_held_out, hold_out, read_held_out, stops, summarise_held_out
 from inward.training.examples import Example, ReferenceLogps
-from inward.training.job import Job, claim, stop
+from inward.training.job import Course, Job, claim, stop
 from inward.training.logps import sequence_logps
 from inward.training.memory import Budget, check_memory, lower_budget
 from inward.training.metrics import (
@@ -46,7 +47,7 @@ from inward.training.metrics import (
     sync_metrics,
 )
 from inward.training.objective import losses, pair_sums
-from inward.training.optimiser import learning_rate, round_to_working
+from inward.training.optimiser import round_to_working
 from inward.training.reference import align_reference
 from inward.training.sharding import allowed_tokens, idle_passes, put_together, shortest, start_again
 from inward.training.support import check_positions
@@ -70,12 +71,15 @@ def train(
     on_step: Callable[[StepMetrics], None] | None = None,
     team: Team = ALONE,
     shard: bool = False,
+    course: Course | None = None,
+    only_last: bool = False,
 ) -> list[Path]:
     """Train on the examples and return the checkpoints, one an epoch; go on where an earlier call was stopped.
 
     `name` is the run's at the trackers. `on_step` is called after each step taken now, not for those of an earlier call.
     With a `team`, all its processes call this with the same arguments, and the main one writes. With `shard` each of several
-    holds a part of the weights, gradients and moments instead of all.
+    holds a part of the weights, gradients and moments instead of all. `course` is for `carry_optimiser`, and with `only_last`
+    no checkpoint is stored but the last epoch's (`Job`).
     Raises TrainingError (no examples, a loss or gradient that is not finite), ShortOfMemory (with `shard`: call again in all
     processes), RunChangedError (`out` was made from something else), StorageError, UsageError.
     """
@@ -88,6 +92,7 @@ def train(
     by_id = {logps.pair_id: logps for logps in reference}
     missing = [example.pair_id for example in examples if example.pair_id not in by_id and settings.needs_reference]
     assert not missing, f"no reference log-probabilities for pairs {missing}"
+    assert (course is not None) == settings.carry_optimiser, "an optimiser is carried along a course"
     training, held_out = hold_out(examples, settings, seed=seed)
     job = Job(
         model_path=model_path,
@@ -99,14 +104,20 @@ def train(
         seed=seed,
         budget=Budget(settings.batch_tokens),
         team=team,
+        course=course,
+        only_last=only_last,
     )
     done, finished, job.budget.tokens = team.agree(lambda: _begin(job, dtype))
     if not finished:
-        trainee = _load(job, dtype=dtype, trust_remote_code=trust_remote_code, sharded=shard and team.size > 1)
+        restored = done > 0 or (course is not None and course.state is not None)
+        sharded = shard and team.size > 1
+        trainee = _load(job, dtype=dtype, trust_remote_code=trust_remote_code, sharded=sharded, restored=restored)
         with kept_memory(), tracking(settings, out, name=name, done=done) as tell:
             _run(job, trainee, done, tell, on_step)
     team.wait()
     if team.main:
+        if course is not None:
+            keep_states(out, job.per_epoch)
         remove(out / "state")
     return stored_epochs(out)
 
@@ -122,7 +133,7 @@ def _begin(job: Job, dtype: Dtype) -> tuple[int, bool, int]:
     return done, finished, allowed_tokens(state, job.budget.tokens)
 
 
-def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> Trainee:
+def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool, restored: bool) -> Trainee:
     """Load what is trained, if the machine has the memory. What the hardware can do is measured while that is free."""
     check_memory(
         job.model_path,
@@ -142,6 +153,7 @@ def _load(job: Job, *, dtype: Dtype, trust_remote_code: bool, sharded: bool) -> 
         trust_remote_code=trust_remote_code,
         team=job.team,
         sharded=sharded,
+        restored=restored,
     )
     check_positions(trainee.model, (*job.examples, *job.held_out))
     return trainee
@@ -153,16 +165,17 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
     The last epoch has no next one: its steps since the last saved state are taken again if a kill comes before its folder.
     """
     state = job.out / "state"
-    per_epoch = steps_per_epoch(job.examples, job.settings)
     if done:
-        load_state(state, done, trainee.weights, trainee.optimiser)
-        if _end_epoch(job, trainee, done, per_epoch):
+        load_state(state_path(state, done), trainee.weights, trainee.optimiser)
+        if _end_epoch(job, trainee, done):
             return
+    elif job.course is not None and job.course.state is not None:
+        load_state(job.course.state, trainee.weights, trainee.optimiser)
     for step, epoch, pairs in steps_from(done, job.examples, job.settings, seed=job.seed):
         metrics = _step(job, trainee, pairs, step, epoch)
         done = step + 1
-        _store_step(job, trainee, metrics, per_epoch)
-        ended = _end_epoch(job, trainee, done, per_epoch)
+        _store_step(job, trainee, metrics)
+        ended = _end_epoch(job, trainee, done)
         if job.team.main:
             tell(metrics)
             if on_step:
@@ -171,22 +184,26 @@ def _run(job: Job, trainee: Trainee, done: int, tell: Tell, on_step: Tell | None
             return
 
 
-def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics, per_epoch: int) -> None:
+def _store_step(job: Job, trainee: Trainee, metrics: StepMetrics) -> None:
+    """Append a step's metrics, and store the state where one is due: before an epoch's folder, and to be carried on."""
     path, step = job.out / "metrics.jsonl", metrics.step
-    last = job.settings.early_stop is None and step == job.settings.epochs * per_epoch
-    saves = (step % job.settings.save_steps == 0 or step % per_epoch == 0) and not last
+    epoch, inside = divmod(step, job.per_epoch)
+    ends = not inside and job.stores(epoch)
+    last = job.settings.early_stop is None and step == job.settings.epochs * job.per_epoch
+    carried = range(job.per_epoch, step + 1, job.per_epoch) if job.course is not None and not job.only_last else ()
+    saves = (step % job.settings.save_steps == 0 or ends) and (not last or job.course is not None)
     if job.team.main:
         append_metrics(path, metrics)
         if saves or last:
             sync_metrics(path)
     if saves:
-        save_state(job.out / "state", step, trainee.weights, trainee.optimiser, job.team)
+        save_state(job.out / "state", step, trainee.weights, trainee.optimiser, job.team, keep=carried)
 
 
-def _end_epoch(job: Job, trainee: Trainee, done: int, per_epoch: int) -> bool:
+def _end_epoch(job: Job, trainee: Trainee, done: int) -> bool:
     """Where `done` steps end an epoch, store what is missing of it; say whether it was the last one."""
-    number, inside = divmod(done, per_epoch)
-    if inside:
+    number, inside = divmod(done, job.per_epoch)
+    if inside or not job.stores(number):
         return False
     if not job.team.agree(job.epoch(number).exists):
         write_checkpoint(trainee, job.model_path, job.epoch(number), job.team)
@@ -237,7 +254,7 @@ def _step(job: Job, trainee: Trainee, pairs: Sequence[Example], step: int, epoch
     grad_norm = float(norm)
     if not math.isfinite(grad_norm):
         stop(job, "the gradient", step, epoch, pairs, terms)
-    rate = learning_rate(step, settings.epochs * steps_per_epoch(job.examples, settings), settings)
+    rate = job.rate(step)
     for group in trainee.optimiser.param_groups:
         group["lr"] = rate
     trainee.optimiser.step()

@@ -57,10 +57,14 @@ def make_trainee(
     trust_remote_code: bool = False,
     team: Team = ALONE,
     sharded: bool = False,
+    restored: bool = False,
 ) -> Trainee:
-    """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters."""
+    """Load a model folder for training. Without dropout, except LoRA's own; a LoRA base is frozen, its adapter has masters.
+
+    With `restored` the masters are to come from a state, and are not loaded in more digits than the model computes with.
+    """
     working = working_dtype(dtype)
-    as_stored = working in (torch.float32, stored_dtype(model_path))
+    as_stored = restored or working in (torch.float32, stored_dtype(model_path))
     # A model that is to be cut stays on the processor, as it is stored: then its file is mapped instead of read, all processes
     # share its pages, and no memory holds it whole for each of them. `shard` casts and moves it layer by layer.
     model = load_model(

@@ -116,20 +116,6 @@ def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bo
     return out
 
 
-def promote(checkpoint: Path, base: Path, out: Path, *, trust_remote_code: bool = False) -> Path:
-    """Make a checkpoint the next model folder `out`, whole or not at all: a copy, or a LoRA adapter merged into `base`.
-
-    An `out` that exists is complete and left as it is.
-    """
-    if out.exists():
-        return out
-    if (checkpoint / "adapter_config.json").exists():
-        return merge_adapter(base, checkpoint, out, trust_remote_code=trust_remote_code)
-    with whole_folder(out) as folder:
-        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-    return out
-
-
 def _config_of(model_path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = read_json(model_path / "config.json")
