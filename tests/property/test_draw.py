@@ -74,6 +74,42 @@ def test_too_few_prompts_say_how_many_are_missing(per: int, validation: int, ite
         )
 
 
+@given(per=sizes, validation=sizes, iterations=st.integers(1, 30), spare=st.integers(0, 9), seed=seeds)
+def test_prompts_that_recur_do_so_pass_by_pass(per: int, validation: int, iterations: int, spare: int, seed: int) -> None:
+    deck = prompts(validation + per + spare)
+    drawn = draw(deck, per_iteration=per, validation=validation, iterations=iterations, seed=seed, recur=True)
+    held_out = {prompt.id for prompt in drawn.validation}
+    assert len(held_out) == validation
+    for part in drawn.iterations:
+        assert len({prompt.id for prompt in part}) == len(part) == per, "no prompt is twice in one iteration"
+    dealt = [prompt.id for part in drawn.iterations for prompt in part]
+    assert not held_out & set(dealt), "validation prompts stay apart"
+    passes = [dealt[start : start + per + spare] for start in range(0, len(dealt), per + spare)]
+    for one in passes:
+        assert len(set(one)) == len(one), "a pass holds each prompt once"
+    more = draw(deck, per_iteration=per, validation=validation, iterations=iterations + 3, seed=seed, recur=True)
+    assert more.iterations[:iterations] == drawn.iterations
+    assert more.validation == drawn.validation
+
+
+@given(per=sizes, validation=sizes, iterations=sizes, seed=seeds)
+def test_where_the_prompts_suffice_recurring_changes_nothing(per: int, validation: int, iterations: int, seed: int) -> None:
+    deck = prompts(validation + per * iterations)
+    first, second = (
+        draw(deck, per_iteration=per, validation=validation, iterations=iterations, seed=seed, recur=recur)
+        for recur in (False, True)
+    )
+    assert first == second
+
+
+def test_a_second_pass_has_another_order_and_needs_an_iterations_prompts() -> None:
+    first, second = draw(prompts(60), per_iteration=50, validation=10, iterations=2, seed=0, recur=True).iterations
+    assert set(first) == set(second)
+    assert first != second
+    with pytest.raises(UsageError, match=r"^1 prompt is missing: 10 .* 51 for an iteration make 61"):
+        draw(prompts(60), per_iteration=51, validation=10, iterations=2, seed=0, recur=True)
+
+
 def test_another_seed_gives_another_draw() -> None:
     deck = prompts(200)
     first, second = (draw(deck, per_iteration=50, validation=50, iterations=2, seed=seed) for seed in (0, 1))

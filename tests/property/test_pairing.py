@@ -38,11 +38,11 @@ LENGTHS = st.integers(1, 60)
 
 
 @st.composite
-def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, *, sound: bool = False) -> Stage:
-    """Up to eight prompts of up to five outputs, each one scored, unscored or malformed (`sound`: all scored)."""
+def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, *, sound: bool = False, most: int = 5) -> Stage:
+    """Up to eight prompts of up to `most` outputs, each one scored, unscored or malformed (`sound`: all scored)."""
     outputs, scores = [], []
     for p in range(draw(st.integers(1, 8))):
-        for k in range(draw(st.integers(1, 5))):
+        for k in range(draw(st.integers(1, most))):
             kind = "scored" if sound else draw(st.sampled_from(["scored", "scored", "scored", "unscored", "malformed"]))
             response = None if kind == "malformed" else "x" * draw(LENGTHS)
             made = output(f"o{p}-{k}", f"p{p}", response, thought=f"thought {p}-{k}")
@@ -51,7 +51,7 @@ def stages(draw: st.DrawFn, values: st.SearchStrategy[float] = FINITE | COARSE, 
     return Stage(outputs, scores)
 
 
-def settings_of(control: tuple[float | str, dict[str, float]], **others: float) -> PairingSettings:
+def settings_of(control: tuple[float | str, dict[str, float]], **others: float | str) -> PairingSettings:
     rho, bound = control
     return PairingSettings.model_validate({"rho": rho, **bound, **others})
 
@@ -63,6 +63,7 @@ SETTINGS = st.builds(
     thought_weight=st.sampled_from([0.0, 0.3]),
     format_errors=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
     min_gap=st.sampled_from([0.0, 0.4]),
+    rejected=st.sampled_from(["worst", "mu-2sigma"]),
 )
 
 
@@ -192,3 +193,37 @@ def test_auto_is_the_smallest_rho_of_the_grid_that_keeps_the_rule(stage, rho_max
     random.shuffle(stage.outputs)
     random.shuffle(stage.scores)
     assert at("auto") == auto
+
+
+RHOS = st.sampled_from([0.0, 0.2, 0.5])
+
+
+@given(stages(), RHOS, st.sampled_from([0.0, 0.3]), st.integers(0, 3))
+def test_of_up_to_five_outputs_the_worst_is_the_nearest_to_two_deviations_below(stage, rho, format_errors, seed) -> None:
+    """None of n numbers is more than sqrt(n - 1) standard deviations below their mean."""
+    worst, near = (
+        run(stage, PairingSettings(rho=rho, format_errors=format_errors, rejected=rejected), seed)
+        for rejected in ("worst", "mu-2sigma")
+    )
+    assert near == worst
+
+
+@given(stages(FINITE | COARSE | st.integers(0, 50).map(float), sound=True, most=24), RHOS)
+def test_the_rejected_output_is_the_nearest_to_two_deviations_below_as_numpy_computes_it(stage, rho) -> None:
+    settings = PairingSettings(rho=rho, rejected="mu-2sigma")
+    pairing = run(stage, settings)
+    worst = {pair.prompt_id: pair for pair in run(stage, PairingSettings(rho=rho)).pairs}
+    for pair in pairing.pairs:
+        assert pair.chosen_id == worst[pair.prompt_id].chosen_id, "the best stays the chosen one"
+        group = [(o, s.value) for o, s in zip(stage.outputs, stage.scores, strict=True) if o.prompt_id == pair.prompt_id]
+        scores = np.array([value for _, value in group])
+        lengths = np.array([len(o.response) for o, _ in group], dtype=float)
+        s_K = (scores - scores.mean()) / scores.std() - rho * (lengths - lengths.mean()) / (lengths.std() or 1.0)
+        at = {o.id: index for index, (o, _) in enumerate(group)}
+        best, rejected = at[pair.chosen_id], at[pair.rejected_id]
+        distance_K = np.abs(s_K - (s_K.mean() - 2 * s_K.std()))
+        worse_K = (s_K < s_K[best] - 1e-7) | (scores < scores[best])
+        assert pair.margin == pytest.approx(s_K[best] - s_K[rejected], abs=1e-6)
+        assert distance_K[rejected] == pytest.approx(distance_K[worse_K].min(), abs=1e-6)
+        assert (s_K[rejected], scores[rejected]) < (s_K[best] + 1e-7, scores[best] + 1e-7)
+    assert {pair.prompt_id for pair in pairing.pairs} == set(worst), "either rule finds a pair where there is one"

@@ -183,3 +183,19 @@ def test_a_thought_pays_for_its_length_where_it_has_a_weight() -> None:
     assert paired(rows, thought_weight=0.5).pairs[0].chosen_id == "terse"
     bare = [(output(made.id, response=made.response), value) for made, value in rows]
     assert paired(bare, thought_weight=9.0).pairs == paired(bare).pairs
+
+
+def test_of_many_outputs_the_one_near_two_deviations_below_the_mean_is_rejected_and_not_the_worst() -> None:
+    """Scores 1 to 24 and an oddity at -60: mean 9.6, deviation 15.4, so that -21.2 is nearest to the output that scored 1."""
+    rows = [(output(f"o{n:02d}", response=f"answer {n}"), float(n)) for n in range(1, 25)]
+    rows += [(output("odd", response="nonsense"), -60.0)]
+    assert paired(rows).pairs[0].rejected_id == "odd"
+    pair = paired(rows, rejected="mu-2sigma").pairs[0]
+    assert (pair.chosen_id, pair.rejected_id, pair.rejected_score) == ("o24", "o01", 1.0)
+    assert paired(rows, rejected="mu-2sigma", min_gap=40.0).skipped == {"gap below min_gap": 1}, "the gap is that of the pair"
+
+
+def test_an_output_as_good_as_the_chosen_one_is_never_rejected() -> None:
+    """One of 32 fails: two deviations below the mean is nearer to those that pass, which is what the chosen one does."""
+    rows = [(output(f"o{n}", response=f"answer {n}"), 1.0) for n in range(31)] + [(output("bad", response="no"), 0.0)]
+    assert paired(rows, rejected="mu-2sigma").pairs[0].rejected_id == "bad"

@@ -1,0 +1,202 @@
+"""Many short iterations: what goes on over them, what is left out between validations, and a kill at any instant of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inward.cli.reading import open_view
+from inward.cli.status import document, finished, stages
+from inward.errors import RunChangedError
+from inward.records import Output, Pair
+from inward.runs.directory import RunDir
+from inward.runs.opening import prepare, stored_recipe
+from inward.runs.shards import read_stage
+from tests.integration.test_kill import Forks, contents, write_recipe
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    "iterations=4",
+    "prompts.per_iteration=3",
+    "prompts.recur=true",
+    "prompts.validation=6",  # of twelve: the second iteration ends a pass, and the fourth another one
+    "validation.every=3",
+    "training.carry_optimiser=true",
+    "execution.keep_models=1",
+)
+SHARP_KILLS = (
+    "thinking/iter_001/outputs/*.parquet",
+    "thinking/iter_001/checkpoints/state",
+    "thinking/iter_001/checkpoints/*epoch_02",
+    "thinking/iter_001/checkpoints/optimiser",
+    "thinking/iter_001/*evaluation.json",
+    "thinking/iter_001/model",
+    "thinking/iter_001/optimiser",
+    "direct/iter_001/checkpoints/state/*step_00000001",
+    "direct/iter_002/pairs",
+    "thinking/iter_002/checkpoints/*state/*step_00000002",
+    "thinking/iter_002/checkpoints/*epoch_02",
+    "thinking/iter_002/evaluation.json",
+    "thinking/.tmp-removed-model",
+    "thinking/iter_003/checkpoints/epoch_01",
+    "thinking/iter_003/validation/epoch_01/outputs",
+    "thinking/iter_003/evaluation.json",
+    "direct/iter_003/model",
+    "comparison/*iter_003.json",
+    "thinking/iter_004/optimiser",
+    "direct/iter_004/evaluation.json",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Forks]]:
+    folder = tmp_path_factory.mktemp("semi-online")
+    recipe = write_recipe(folder)
+    forks = Forks(folder / "log.txt")
+    yield recipe, forks
+    forks.close()
+
+
+def run(place: tuple[Path, Forks], out: Path, *overrides: str) -> RunDir:
+    recipe, forks = place
+    forks.log.write_text("")
+    assert forks.run("run", str(recipe), *overrides, "--out", str(out)) == {"code": 0}, forks.log.read_text()
+    return RunDir(out)
+
+
+@pytest.fixture(scope="module")
+def whole(place: tuple[Path, Forks], tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return run(place, tmp_path_factory.mktemp("whole") / "run", *SETTINGS)
+
+
+def outcome(done: RunDir, arm: str, t: int) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((done.iteration(arm, t) / "evaluation.json").read_text())
+    return stored
+
+
+def test_only_every_third_iteration_and_the_last_are_validated(whole: RunDir) -> None:
+    for arm in ("thinking", "direct"):
+        measured = {t: sorted(outcome(whole, arm, t)["evaluations"]) for t in range(5)}
+        assert measured == {0: ["seed"], 1: [], 2: [], 3: ["epoch_01", "epoch_02"], 4: ["epoch_01", "epoch_02"]}
+        assert [outcome(whole, arm, t)["chosen"] for t in (1, 2)] == ["epoch_02"] * 2, "the last one goes on"
+        assert not (whole.iteration(arm, 1) / "validation").exists()
+    assert [path.name for path in sorted(whole.comparison(0).parent.iterdir())] == [
+        "iter_000.json",
+        "iter_003.json",
+        "iter_004.json",
+    ]
+
+
+def test_people_and_programs_are_told_of_iterations_without_validation(whole: RunDir, place: tuple[Path, Forks]) -> None:
+    recipe = stored_recipe(whole)
+    assert finished(whole, recipe)
+    for row in stages(whole, recipe):
+        assert row["done"] == row["total"] > 0, row
+    rows = document(whole, recipe)["arms"]["thinking"]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row.get("score") is None for row in rows] == [False, True, True, False, False]
+    assert all(row["finished"] and row["pairs"] > 0 for row in rows[1:])
+    for command in (("status", str(whole.root)), ("show", str(whole.root), "--iteration", "2")):
+        place[1].log.write_text("")
+        assert place[1].run(*command) == {"code": 0}, place[1].log.read_text()
+
+
+def test_a_pass_over_the_prompts_follows_the_other_and_samples_differ(whole: RunDir) -> None:
+    outputs = [read_stage(whole.iteration("thinking", t) / "outputs", Output) for t in (1, 2, 3, 4)]
+    prompts = [{output.prompt_id for output in part} for part in outputs]
+    assert prompts[0] | prompts[1] == prompts[2] | prompts[3]
+    assert not prompts[0] & prompts[1]
+    held_out = read_stage(whole.iteration("thinking", 0) / "validation" / "seed" / "outputs", Output)
+    assert not {output.prompt_id for output in held_out} & (prompts[0] | prompts[1])
+    for again in outputs[2:]:
+        ids = [output.id for output in again]
+        assert len(set(ids)) == len(ids)
+    first = {output.id: output.tokens for part in outputs[:2] for output in part}
+    second = {output.id: output.tokens for part in outputs[2:] for output in part}
+    assert first.keys() == second.keys()
+    assert sum(first[id_] != second[id_] for id_ in first) > len(first) / 2
+
+
+def test_one_state_and_no_more_models_than_are_kept(whole: RunDir) -> None:
+    for arm in ("thinking", "direct"):
+        folders = {t: whole.iteration(arm, t) for t in (1, 2, 3, 4)}
+        assert [t for t, folder in folders.items() if (folder / "optimiser").exists()] == [4]
+        scores = {t: row["evaluations"][row["chosen"]]["score"] for t in (3, 4) for row in [outcome(whole, arm, t)]}
+        kept = {4} if scores[4] > scores[3] else {3, 4}  # the last one, and the best of those that were validated
+        assert {t for t, folder in folders.items() if (folder / "model").exists()} == kept
+        for folder in folders.values():
+            assert not list((folder / "checkpoints").glob("epoch_*"))
+            assert not (folder / "checkpoints" / "optimiser").exists()
+            assert read_stage(folder / "pairs", Pair), "records stay"
+    assert open_view(whole.root, "thinking", None, "model").t == 4
+
+
+def test_moments_and_schedule_go_on_over_iterations(whole: RunDir) -> None:
+    from safetensors.torch import load_file
+
+    files = [whole.iteration("thinking", t) / "checkpoints" / "metrics.jsonl" for t in (1, 2, 3, 4)]
+    rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    rates = [[row["lr"] for row in part] for part in rows]
+    assert max(rates[0] + rates[1]) == max(rate for part in rates for rate in part)
+    assert min(rates[0]) > max(rates[-1]), "the rate falls over the whole run"
+    moments = load_file(whole.iteration("thinking", 4) / "optimiser" / "moments.safetensors")
+    taken = sum(len(part) for part in rows[:2])  # of the others as many as the chosen epoch had
+    for t, part in zip((3, 4), rows[2:], strict=True):
+        taken += len(part) // (2 if outcome(whole, "thinking", t)["chosen"] == "epoch_01" else 1)
+    assert {float(value) for name, value in moments.items() if name.startswith("step.")} == {float(taken)}
+
+
+def test_more_iterations_would_be_another_schedule(whole: RunDir) -> None:
+    recipe = stored_recipe(whole)
+    with pytest.raises(RunChangedError, match="iterations: 4 there, 6 now"):
+        prepare(whole, recipe.model_copy(update={"iterations": 6}), "")
+
+
+def test_killed_anywhere_a_semi_online_run_ends_the_same(place: tuple[Path, Forks], whole: RunDir, tmp_path: Path) -> None:
+    recipe, forks = place
+    expected, broken = contents(whole.root), tmp_path / "broken"
+    instants, killed = random.Random(11), 0
+    for trigger in SHARP_KILLS:
+        after = str(broken / trigger)
+        delay = instants.choice([0.0, 0.0, instants.uniform(0.0, 0.1)])
+        answer = forks.run("run", str(recipe), *SETTINGS, "--out", str(broken), after=after, delay=delay)
+        assert answer in ({"signal": signal.SIGKILL}, {"code": 0}), forks.log.read_text()
+        killed += answer == {"signal": signal.SIGKILL}
+    assert killed >= len(SHARP_KILLS) // 2
+    assert forks.run("run", str(recipe), *SETTINGS, "--out", str(broken)) == {"code": 0}, forks.log.read_text()
+    found = contents(broken)
+    assert sorted(found) == sorted(expected)
+    for name, content in expected.items():
+        assert found[name] == content, f"{name} differs after the kills"
+
+
+def test_processes_share_a_carried_training_also_with_cut_weights(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    settings = (*SETTINGS, "iterations=2", "arms=['direct']")
+    steps = []
+    for out, *overrides in (("one",), ("two", "processes=2"), ("cut", "processes=2", "shard=true")):
+        done = run(place, tmp_path / out, *settings, *(f"execution.{override}" for override in overrides))
+        files = [done.iteration("direct", t) / "checkpoints" / "metrics.jsonl" for t in (1, 2)]
+        steps.append([json.loads(line) for file in files for line in file.read_text().splitlines()])
+    for one, *others in zip(*steps, strict=True):
+        for name in ("loss", "grad_norm", "lr", "margin"):
+            assert [step[name] for step in others] == pytest.approx([one[name]] * 2, rel=1e-4, abs=1e-5), (one["step"], name)
+
+
+def hopeless(folder: Path, recipe: Path, *, but: int) -> Path:
+    """Make prompts that no two outputs are told apart by; those from number `but` on are as they were."""
+    rows = [json.loads(line) for line in (recipe.parent / "prompts.jsonl").read_text().splitlines()]
+    for row in rows[:but]:
+        row["instruction_id_list"], row["kwargs"] = (
+            ["length_constraints:number_words"],
+            [{"num_words": 1, "relation": "at least"}],
+        )
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
