@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 
 from inward.cli.reading import open_view
 from inward.cli.status import document, finished, stages
+from inward.config import FileSource, PromptSettings
 from inward.errors import RunChangedError
+from inward.prompts import load_prompts
+from inward.prompts.draw import draw
 from inward.records import Output, Pair
 from inward.runs.directory import RunDir
 from inward.runs.opening import prepare, stored_recipe
@@ -177,26 +181,142 @@ def test_killed_anywhere_a_semi_online_run_ends_the_same(place: tuple[Path, Fork
         assert found[name] == content, f"{name} differs after the kills"
 
 
-def test_processes_share_a_carried_training_also_with_cut_weights(place: tuple[Path, Forks], tmp_path: Path) -> None:
-    settings = (*SETTINGS, "iterations=2", "arms=['direct']")
+def test_cut_weights_are_carried_on_as_whole_ones_are(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    settings = (*SETTINGS, "iterations=2", "training.epochs=1", "arms=['direct']")
     steps = []
-    for out, *overrides in (("one",), ("two", "processes=2"), ("cut", "processes=2", "shard=true")):
+    for out, *overrides in (("one",), ("cut", "processes=2", "shard=true")):
         done = run(place, tmp_path / out, *settings, *(f"execution.{override}" for override in overrides))
         files = [done.iteration("direct", t) / "checkpoints" / "metrics.jsonl" for t in (1, 2)]
         steps.append([json.loads(line) for file in files for line in file.read_text().splitlines()])
-    for one, *others in zip(*steps, strict=True):
+    for one, cut in zip(*steps, strict=True):
         for name in ("loss", "grad_norm", "lr", "margin"):
-            assert [step[name] for step in others] == pytest.approx([one[name]] * 2, rel=1e-4, abs=1e-5), (one["step"], name)
+            assert cut[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (one["step"], name)
 
 
-def hopeless(folder: Path, recipe: Path, *, but: int) -> Path:
-    """Make prompts that no two outputs are told apart by; those from number `but` on are as they were."""
-    rows = [json.loads(line) for line in (recipe.parent / "prompts.jsonl").read_text().splitlines()]
-    for row in rows[:but]:
-        row["instruction_id_list"], row["kwargs"] = (
-            ["length_constraints:number_words"],
-            [{"num_words": 1, "relation": "at least"}],
-        )
+SHORT = ("prompts.per_iteration=2", "prompts.validation=4", "arms=['direct']", "training.carry_optimiser=true")
+
+
+def hopeless(place: tuple[Path, Forks], folder: Path, *iterations: int) -> str:
+    """Give the prompts of some iterations a constraint that every response meets; return the setting that uses them."""
+    file = place[0].parent / "prompts.jsonl"
+    source = FileSource(kind="file", path=str(file))
+    prompts = load_prompts(PromptSettings(sources=(source,))).prompts
+    drawn = draw(prompts, per_iteration=2, validation=4, iterations=4, seed=0)
+    texts = {prompt.text for t in iterations for prompt in drawn.iterations[t - 1]}
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if row["prompt"] in texts:
+            row["instruction_id_list"] = ["length_constraints:number_words"]
+            row["kwargs"] = [{"num_words": 500, "relation": "less than"}]
     path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return f'prompts.sources=[{{ kind = "file", path = "{path}" }}]'
+
+
+@pytest.mark.parametrize("empty", [1, 2])
+def test_an_iteration_without_pairs_goes_on_with_the_model_as_it_is(
+    place: tuple[Path, Forks], tmp_path: Path, empty: int
+) -> None:
+    settings = (*SHORT, "iterations=3", "validation.every=2", hopeless(place, tmp_path, empty))
+    done = run(place, tmp_path / "run", *settings)
+    said = place[1].log.read_text()
+    assert f"direct iteration {empty}: no prompt gave a pair (all scores equal: 2), so that it goes on" in said
+    assert "(1 in a row; 3 end the run)" in said
+    stored = outcome(done, "direct", empty)
+    assert (stored["chosen"], stored["without_pairs_in_a_row"]) == ("unchanged", 1)
+    assert sorted(stored["evaluations"]) == (["unchanged"] if empty == 2 else [])
+    weights = [done.iteration("direct", t) / "model" / "model.safetensors" for t in (1, 2, 3)]
+    before = weights[empty - 2] if empty > 1 else place[0].parent / "seed" / "model.safetensors"
+    assert weights[empty - 1].samefile(before), "no byte is copied"
+    assert weights[2].read_bytes() != weights[1].read_bytes()
+    recipe = stored_recipe(done)
+    assert finished(done, recipe)
+    for row in stages(done, recipe):
+        assert row["done"] == row["total"] > 0, row
+    row = document(done, recipe)["arms"]["direct"][empty]
+    assert (row["checkpoint"], row["pairs"], row["without_pairs_in_a_row"]) == ("unchanged", 0, 1)
+
+    forks, broken = place[1], tmp_path / "broken"
+    for trigger in ("*model", "*optimiser", "*evaluation.json", "pairs"):
+        after = str(broken / "direct" / f"iter_00{empty}" / trigger)
+        forks.run("run", str(place[0]), *settings, "--out", str(broken), after=after, delay=0.0)
+    assert contents(run(place, broken, *settings).root) == contents(done.root)
+
+
+def test_three_iterations_without_pairs_end_a_run(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    recipe, forks = place
+    settings = (*SHORT, hopeless(place, tmp_path, 1, 2, 3))
+    for _ in range(2):  # the same again
+        forks.log.write_text("")
+        assert forks.run("run", str(recipe), *settings, "iterations=4", "--out", str(tmp_path / "run")) == {"code": 1}
+        said = " ".join(forks.log.read_text().split())
+        assert "direct iteration 3: this iteration is number 3 in a row in which no prompt gave a pair" in said
+        assert "all scores equal: 2): use prompts on which the model's outputs differ" in said
+
+
+def test_a_run_without_any_pair_does_not_end_as_if_it_had_trained(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    recipe, forks = place
+    settings = (*SHORT, "training.carry_optimiser=false", hopeless(place, tmp_path, 1))
+    forks.log.write_text("")
+    assert forks.run("run", str(recipe), *settings, "iterations=1", "--out", str(tmp_path / "run")) == {"code": 1}
+    assert "direct iteration 1: no prompt gave a pair" in forks.log.read_text()
+    run(place, tmp_path / "run", *settings, "iterations=2")  # more iterations may be added, and go on from there
+
+
+def test_a_last_iteration_that_was_not_the_last_is_validated_all_the_same(place: tuple[Path, Forks], tmp_path: Path) -> None:
+    recipe, forks = place
+    settings = (*SHORT, "training.carry_optimiser=false", "validation.every=4")
+    out = tmp_path / "run"
+    after = str(out / "direct" / "iter_002" / "outputs")
+    answer = forks.run("run", str(recipe), *settings, "iterations=4", "--out", str(out), after=after, delay=0.0)
+    assert answer == {"signal": signal.SIGKILL}
+    shutil.rmtree(out / "direct" / "iter_002")
+    done = run(place, out, *settings, "iterations=1")
+    assert list(outcome(done, "direct", 1)["evaluations"]) == ["epoch_02"]
+
+
+def test_each_iteration_loads_its_model_no_oftener_than_it_must(
+    place: tuple[Path, Forks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without validation M_t is loaded by the sampler, by the reference and by the trainer; nothing is merged or copied."""
+    from inward.config import load_recipe
+    from inward.engines.transformers import engine
+    from inward.execution.here import Here
+    from inward.loop import run_loop
+    from inward.runs.progress import Silent
+    from inward.stages.run import Run
+    from inward.training import reference, trainee
+
+    loads: list[tuple[str, str]] = []
+
+    def count(who: str, module: Any, name: str) -> None:
+        load = getattr(module, name)
+
+        def counted(folder: Any, *rest: Any, **named: Any) -> Any:
+            loads.append((who, Path(folder).parent.name))
+            return load(folder, *rest, **named)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count("sampler", engine, "_load_model")
+    count("reference", reference, "load_model")
+    count("trainer", trainee, "load_model")
+    settings = ("iterations=3", "prompts.per_iteration=6", "prompts.recur=true", "arms=['direct']", "validation.every=3")
+    out = tmp_path / "run"
+    out.mkdir()
+    recipe = load_recipe(place[0], [*settings, "training.carry_optimiser=true"])
+    run_loop(Run(recipe, RunDir(out), Silent(), Here()))
+    seed = place[0].parent.name
+    assert loads == [
+        ("sampler", seed),  # for the seed's validation and the first outputs
+        ("reference", seed),
+        ("trainer", seed),
+        ("sampler", "iter_001"),
+        ("reference", "iter_001"),
+        ("trainer", "iter_001"),
+        ("sampler", "iter_002"),
+        ("reference", "iter_002"),
+        ("trainer", "iter_002"),
+        ("sampler", "checkpoints"),  # the last iteration is validated: two epochs
+        ("sampler", "checkpoints"),
+    ]
