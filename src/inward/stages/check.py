@@ -58,16 +58,18 @@ class Checked:
 
 def check(run: Run) -> Checked:
     """Check a run without starting it. Whatever is amiss comes back, all of it; nothing is written to the run directory."""
+    from inward.judging.pairwise.endpoint_models import check_served
+
     recipe, findings = run.recipe, Findings()
     state = _directory(run, findings)
     seed = findings.attempt(partial(_seed, run))
-    findings.attempt(partial(check_devices, run))
+    _check_devices(run, findings)
     inputs = inspect(run, seed, findings)
     needed = packages.packages_of(recipe)
     for package in needed:
         _check_package(package, findings)
-    for key, endpoint in _endpoints(run):
-        if note := findings.attempt(partial(_check_endpoint, key, endpoint)):
+    for endpoint in _endpoints(run):
+        if note := findings.attempt(partial(check_served, endpoint)):
             findings.notes.append(note)
     if seed is not None and inputs.draw is not None and state == "begun":
         findings.attempt(partial(refuse_others, run, seed, inputs.draw))
@@ -88,22 +90,25 @@ def check(run: Run) -> Checked:
     )
 
 
-def check_devices(run: Run) -> None:
-    """Raise UsageError where a recipe asks for more processes at once than there are GPUs or, without any, cores."""
-    run.training_processes  # noqa: B018 (it raises for more than there are GPUs)
-    settings, gpus, cores = run.recipe.execution, accelerators(), processors()
-    asked = {"execution.workers": settings.workers or 1, "execution.processes": settings.processes or 1}
-    for key, count in asked.items():
-        if gpus == 0 and count > cores:
-            raise UsageError(
-                f"{key} = {count} is made for as many GPUs, and this machine has none, and {cores} "
-                f"processor core{'s' * (cores > 1)}: start the run where the GPUs are, or lower {key}"
-            )
-        if 0 < gpus < count:
-            raise UsageError(
-                f"{key} = {count} would have {count} processes share {gpus} GPU{'s' * (gpus > 1)}, each with a model of its "
-                f"own: set it to {gpus} or fewer, or leave it out"
-            )
+def _check_devices(run: Run, findings: Findings) -> None:
+    execution = run.recipe.execution
+    for key, count in (("execution.workers", execution.workers), ("execution.processes", execution.processes)):
+        findings.attempt(partial(require_devices, key, count or 1))
+
+
+def require_devices(key: str, count: int) -> None:
+    """Raise UsageError for a setting that asks for more processes at once than there are GPUs or, without any, cores."""
+    gpus, cores = accelerators(), processors()
+    if gpus == 0 and count > cores:
+        raise UsageError(
+            f"{key} = {count} is made for as many GPUs, and this machine has none and {cores} processor "
+            f"core{'s' * (cores > 1)}: start the run where the GPUs are, or lower {key}"
+        )
+    if 0 < gpus < count:
+        raise UsageError(
+            f"{key} = {count} needs as many GPUs, one for each, and there are {gpus}: "
+            f"set it to {gpus} or fewer, or leave it out"
+        )
 
 
 def _directory(run: Run, findings: Findings) -> State:
@@ -143,22 +148,13 @@ def _check_package(package: Package, findings: Findings) -> None:
         findings.attempt(partial(packages.check_package, package))
 
 
-def _endpoints(run: Run) -> list[tuple[str, EndpointSettings]]:
-    """Return the endpoints of all judges by their keys, each server and model once."""
-    endpoints: dict[tuple[str, str], tuple[str, EndpointSettings]] = {}
-    for key, judge in footprint.judges_of(run.recipe):
+def _endpoints(run: Run) -> list[EndpointSettings]:
+    """Return the endpoints of all judges, each server and model once."""
+    endpoints: dict[tuple[str, str], EndpointSettings] = {}
+    for _, judge in footprint.judges_of(run.recipe):
         if isinstance(judge, PairwiseJudge) and (settings := judge.endpoint) is not None:
-            endpoints.setdefault((settings.base_url, settings.model), (key, settings))
+            endpoints.setdefault((settings.base_url, settings.model), settings)
     return list(endpoints.values())
-
-
-def _check_endpoint(key: str, settings: EndpointSettings) -> str | None:
-    from inward.judging.pairwise.endpoint_models import check_served
-
-    try:
-        return check_served(settings)
-    except UsageError as error:
-        raise UsageError(f"{key}: {error}") from error
 
 
 def _forecast(run: Run, inputs: Inputs, findings: Findings) -> list[IterationForecast]:

@@ -23,7 +23,8 @@ class Findings:
         try:
             return check()
         except InwardError as error:
-            if str(error) not in map(str, self.problems):  # a package that two settings need is missing once
+            # what two settings need is missing once, also where one of them said so with its own key before it
+            if not any(str(known).endswith(str(error)) for known in self.problems):
                 self.problems.append(error)
             return None
 
