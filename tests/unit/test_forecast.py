@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from inward import hardware
 from inward.cli.recipes import shipped
-from inward.config import Recipe, load_recipe, parse_recipe
+from inward.config import EndpointEngineSettings, Recipe, VllmSettings, load_recipe, parse_recipe
 from inward.records import Prompt
 from inward.runs.ledger import Cost
-from inward.stages.footprint import disk_forecast, require_disk
+from inward.stages.footprint import disk_forecast, require_disk, sampling_memory
 from inward.stages.forecast import Dealt, IterationForecast, StageForecast, forecast, kind_of, projected
 from tests.shapes import LLAMA_8B, shape_only
 from tests.unit.test_recipes import changed
@@ -122,3 +123,22 @@ def test_the_disk_holds_every_model_and_what_one_training_needs(tmp_path: Path) 
     assert light is not None
     assert light.models == disk.models  # what goes on is merged
     assert light.checkpoints + light.state < 2 * 10**9
+
+
+def test_vllm_has_its_part_of_each_gpu_and_servers_have_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shape_only(tmp_path / "8b", LLAMA_8B)
+    recipe = small(model__path=str(model), model__dtype="bfloat16")
+    monkeypatch.setattr(hardware, "total_memory", lambda device: 20 * 2**30)
+
+    def memory(engine: str, **tables: Any) -> Any:
+        sampling = recipe.sampling.model_copy(update={"engine": engine} | tables)
+        return sampling_memory(recipe.model_copy(update={"sampling": sampling}), model, 100, 1)
+
+    alone = memory("vllm", vllm=VllmSettings(memory=0.8))
+    assert (alone.weights, alone.there, alone.total) == (2 * 8_030_261_248, 16 * 2**30, 16 * 2**30)
+    assert memory("vllm", vllm=VllmSettings(memory=0.8, tensor_parallel=4)).weights == 8_030_261_248 // 2
+    with pytest.raises(Exception, match=r"has 10\.0"):
+        memory("vllm", vllm=VllmSettings(memory=0.5))
+    assert memory("endpoint", endpoint=EndpointEngineSettings(servers=("http://localhost:1/v1",))) is None
+    plain = memory("transformers")
+    assert (plain.there, plain.rest) == (20 * 2**30, 128 * 200 * 131_072)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inward.config import JudgeSettings, PairwiseJudge, Recipe, RewardModelJudge
+from inward.config.engines import EndpointEngineSettings
 from inward.config.judging import Single
 from inward.errors import UsageError
 from inward.stages.forecast import IterationForecast
@@ -55,27 +56,32 @@ class DiskForecast:
 
 
 def sampling_memory(recipe: Recipe, seed: Path, longest_prompt: int, workers: int) -> MemoryForecast | None:
-    """Return what a process holds that samples, or None where the model's folder does not tell.
+    """Return what a process holds that samples, or None where the model's folder does not tell, or where servers sample.
 
-    Raises UsageError where the model does not fit with even one row.
+    Raises UsageError where the model does not fit with even one row. vLLM has the part of a GPU that `sampling.vllm.memory`
+    gives it, and takes all of that: as many rows at a time as there is room for.
     """
     from inward.engines.memory import drawing_needs, require_memory
     from inward.hardware import device, memory_of_process, resolve_dtype
 
-    settings, sampling = recipe.model, recipe.sampling
+    settings, sampling, options = recipe.model, recipe.sampling, recipe.sampling.engine_options
+    if isinstance(options, EndpointEngineSettings):
+        return None
     needs = drawing_needs(
         seed,
         dtype=resolve_dtype(settings.dtype, device()),
         rows=sampling.rows,
+        parts=options.tensor_parallel if options else 1,
         tokens=longest_prompt + sampling.max_new_tokens,
         trust_remote_code=settings.trust_remote_code,
     )
     if needs is None:
         return None
-    there = memory_of_process(workers)
+    there = int(memory_of_process(workers) * (options.memory if options else 1.0))
     remedy = "Lower sampling.max_new_tokens or execution.workers, take a smaller model.path, or run where there is more memory"
     require_memory(needs, there, what=f"sampling with model.path {settings.path!r}", remedy=remedy)
-    return MemoryForecast(stage="sampling", model=settings.path, weights=needs.weights, rest=needs.cache, there=there)
+    rest = there - needs.weights if options else needs.cache
+    return MemoryForecast(stage="sampling", model=settings.path, weights=needs.weights, rest=rest, there=there)
 
 
 def judge_memory(

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from inward.config import DatasetSource, Recipe, VerifiableJudge
+from inward.config.engines import VllmSettings
 from inward.errors import MissingExtraError, UsageError
 from inward.stages.footprint import judges_of
 
@@ -31,6 +32,7 @@ def extras_of(recipe: Recipe) -> list[str]:
     uses = {
         "verifiable": any(isinstance(judge, VerifiableJudge) for _, judge in judges_of(recipe)),
         "datasets": any(isinstance(source, DatasetSource) for source in recipe.prompts.sources),
+        "vllm": isinstance(recipe.sampling.engine_options, VllmSettings),
         "bitsandbytes": training.optimiser == "adamw_8bit" or training.quantise is not None,
     }
     return [extra for extra, used in uses.items() if used] + list(training.trackers)
