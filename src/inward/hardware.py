@@ -75,6 +75,17 @@ def total_memory(device: torch.device) -> int:
     return min(machine, int(limit)) if limit.isdigit() else machine
 
 
+def memory_of_process(processes: int = 1) -> int:
+    """Return the bytes that one of `processes` has: those of a GPU where there is one, else its share of the machine's."""
+    on = device()
+    return total_memory(on) // (processes if on.type == "cpu" else 1)
+
+
+def processors() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def set_up(threads: int | None = None) -> None:
     """Set torch up in a process that computes: its threads, and on GPUs products of float32 matrices by TF32.
 

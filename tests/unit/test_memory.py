@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from inward import hardware
 from inward.config import LoraSettings, TrainingSettings
 from inward.errors import TrainingError, UsageError
-from inward.training import memory
 from inward.training.batches import Batch
 from inward.training.logps import sequence_logps
 from inward.training.memory import check_memory
@@ -58,7 +58,7 @@ def test_an_adapter_is_counted_as_peft_makes_it(seed_model: Path) -> None:
 
 
 def test_what_the_machine_has_not_is_refused_with_the_remedies(seed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "total_memory", lambda device: 2**20)
+    monkeypatch.setattr(hardware, "total_memory", lambda device: 2**20)
     with pytest.raises(UsageError, match=r"training\.batch_tokens.*gradient_checkpointing.*training\.lora"):
         check_memory(seed_model, SETTINGS, dtype="float32", tokens=64)
 

@@ -21,11 +21,19 @@ def run(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as training.beta=0.2 or iterations=3."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory. Default: runs/<name of the recipe>.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json to standard output at the end.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing: say what is amiss, and what each stage will take at most.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document at the end: summary.json, or what --check found.")
+    ] = False,
 ) -> None:
     """Run a recipe: sample, judge, pair, train, validate, for every iteration and arm. Also continues a stopped run.
 
-    Example: inward run demo --out runs/mine iterations=1 sampling.k=4
+    \b
+    Example:
+      inward run demo --check
+      inward run demo --out runs/mine iterations=1 sampling.k=4
     """
     from inward.cli.progress import make_reporter
     from inward.cli.recipes import find_recipe
@@ -42,6 +50,8 @@ def run(
     settings = load_recipe(path, overrides)
     directory = RunDir(out or Path("runs") / path.stem)
     reporter = make_reporter()
+    if check:
+        return _check(Run(settings, directory, reporter), json_output)
     try:
         with locked(directory):
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
@@ -64,6 +74,22 @@ def run(
         from inward.cli.status import print_summary
 
         print_summary(directory)
+    return None
+
+
+def _check(run: Run, as_json: bool) -> None:
+    """Print what a run will take, then raise what would stop it."""
+    from inward.cli import check, output
+    from inward.stages.check import check as check_run
+    from inward.stages.findings import Findings
+
+    checked = check_run(run)
+    if as_json:
+        output.json_document(check.document(checked))
+    else:
+        check.show(checked)
+    Findings(problems=list(checked.problems)).require_none()
+    output.note("Nothing stands in the way.")
 
 
 def _announce(run: Run) -> None:

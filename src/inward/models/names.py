@@ -9,6 +9,9 @@ from inward.models.embedded import EMBEDDED, get_smollm2
 from inward.models.gguf import get_gguf, is_gguf
 from inward.models.kept import Report
 
+DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
+"""The files of a Hub model that hold its configuration and its tokenizer."""
+
 
 def resolve(path: str, report: Report | None = None) -> Path | str:
     """Return the folder of an existing model, of an embedded name or of a GGUF file, else the Hub name as it is.
@@ -43,16 +46,33 @@ def local_folder(
     trusted.
     Raises UsageError where there is no such model or no way to it.
     """
+    return _fetched(path, revision, [*DESCRIPTION, "*.safetensors", *_code(trust_remote_code)], report)
+
+
+def config_folder(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False, report: Report | None = None
+) -> Path:
+    """Return the folder of any model that `resolve` knows, of a Hub name without its weights: configuration and tokenizer.
+
+    It is the same folder that `local_folder` fills with weights later. Raises as that does.
+    """
+    return _fetched(path, revision, [*DESCRIPTION, *_code(trust_remote_code)], report)
+
+
+def _fetched(path: str, revision: str | None, files: list[str], report: Report | None) -> Path:
     resolved = resolve(path, report)
     if isinstance(resolved, Path):
         return resolved
     from huggingface_hub import snapshot_download
 
-    files = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
     try:
         return Path(snapshot_download(resolved, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise missing_model(path, error) from error
+
+
+def _code(trusted: bool) -> list[str]:
+    return ["*.py"] if trusted else []
 
 
 def missing_model(path: str, error: Exception) -> UsageError:

@@ -33,15 +33,19 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
     return tokenizer
 
 
-def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
-    """Return a model's context in tokens without loading its weights. Raises `UsageError` if it has no usable config."""
+def load_config(model_path: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """Load a model's configuration. Raises `UsageError` if there is none that can be used."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UsageError(f"no model configuration could be loaded from {model_path}: {error}") from error
-    return context_of(config, tokenizer)
+
+
+def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
+    """Return a model's context in tokens without loading its weights. Raises `UsageError` if it has no usable config."""
+    return context_of(load_config(model_path, trust_remote_code=trust_remote_code), tokenizer)
 
 
 def encode_chat(tokenizer: Any, messages: Messages, *, reply: bool = True, today: date | None = None) -> tuple[int, ...]:

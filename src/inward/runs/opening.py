@@ -44,20 +44,29 @@ def stored_recipe(run: RunDir) -> Recipe:
 def prepare(run: RunDir, recipe: Recipe, recipe_text: str) -> bool:
     """Make the run directory, or check that `recipe` may continue it. Call while holding the lock. True if it is new.
 
-    A run that stopped before its first record (a mistake in the recipe, most often) is new again: any recipe may have it.
-    Raises UsageError where the folder holds something else, RunChangedError where the recipe differs.
+    Raises what `may_open` raises.
     """
-    stored = stored_recipe(run) if run.config.exists() else None
-    fresh = not _begun(run)
-    if stored is None and not fresh:
-        raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
-    if stored is not None and not fresh:
-        _refuse_changes(run, stored, recipe)
+    fresh = may_open(run, recipe)
     remove_leftovers(run.root)
     write_bytes(run.recipe, recipe_text.encode())
     if fresh:
         write_json(run.provenance, provenance(recipe))
     write_bytes(run.config, recipe_json(recipe).encode())
+    return fresh
+
+
+def may_open(run: RunDir, recipe: Recipe) -> bool:
+    """Return whether `recipe` would begin a new run there; False where it would continue one. Nothing is written.
+
+    A run that stopped before its first record (a mistake in the recipe, most often) is new again: any recipe may have it.
+    Raises UsageError where the folder holds something else, RunChangedError where the recipe differs.
+    """
+    stored = stored_recipe(run) if run.config.exists() else None
+    fresh = not (run.root.exists() and _begun(run))
+    if stored is None and not fresh:
+        raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
+    if stored is not None and not fresh:
+        _refuse_changes(run, stored, recipe)
     return fresh
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inward.config import Recipe
+from inward.hardware import processors
 
 PACKAGES = (
     "inward",
@@ -31,7 +32,7 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "seed": recipe.seed,
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": _cores(), **_devices()},
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": processors(), **_devices()},
         "git": _commit(),
     }
 
@@ -41,12 +42,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _devices() -> dict[str, Any]:

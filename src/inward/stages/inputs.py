@@ -1,22 +1,21 @@
-"""What a run starts from: its seed model and its prompts, checked before anything costs time, and pinned.
-
-`inputs.json` holds a digest of each, so that a run is never continued from another model or other prompts, even where the
-recipe names them by something that can change: a Hub name, a file, a folder.
-"""
+"""What a run starts from: its seed model and its prompts, checked before anything costs time, and pinned (`pins`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.config import Recipe
-from inward.errors import RunChangedError, UsageError
-from inward.models.identity import content_digest
-from inward.records import Prompt, content_id
+from inward.config import Arm, RoutedJudge
+from inward.errors import UsageError
+from inward.records import Prompt
 from inward.stages.engine import engine_of
+from inward.stages.findings import Findings
+from inward.stages.pins import pin
 from inward.stages.run import ArmIteration, Run
-from inward.storage import read_json, write_json
 from inward.thought import ThoughtFormat
 
 if TYPE_CHECKING:
@@ -34,64 +33,145 @@ def seed_model(run: Run) -> Path:
 
 
 def draw_prompts(run: Run, seed: Path) -> Draw:
-    """Load, check and deal out all prompts of the run, and look for its judge and packages, before anything else costs time."""
-    from inward.judging.make import check_judge
-    from inward.models.tokenizer import encode_chat, load_context, load_tokenizer
-    from inward.prompts import load_prompts
-    from inward.prompts.draw import check_lengths, draw
-    from inward.thought import messages
-    from inward.training.memory import check_memory
-    from inward.training.trackers import require_packages
+    """Load, check and deal out all prompts of the run, and look for its judge and packages, before anything else costs time.
 
-    recipe, today = run.recipe, run.started
+    All that is amiss is said together.
+    """
+    recipe = run.recipe
     if not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
         run.executor.prepare(engine_of(recipe, seed, today=run.started))  # workers load it while this process reads the prompts
-    loaded = load_prompts(recipe.prompts)
-    tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
-    formats = [recipe.thought_format(arm) for arm in recipe.arms]
-
-    def longest(text: str) -> int:
-        return max(len(encode_chat(tokenizer, messages(fmt, text), today=today)) for fmt in formats)
-
-    context = load_context(seed, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
-    _check_architecture(run, seed)
-    limit = min(recipe.prompts.max_tokens, context - recipe.sampling.max_new_tokens)
-    prompts, notes = check_lengths(loaded.prompts, longest, limit, recipe.prompts.unusable)
-    require_packages(recipe.training)
-    check_memory(
-        seed,
-        recipe.training,
-        dtype=recipe.model.dtype,
-        tokens=recipe.training.batch_tokens,
-        processes=run.training_processes,
-        sharded=recipe.execution.shard and run.training_processes > 1,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:
-        check_judge(judge, prompts)
-    for note in (*loaded.notes, *notes):
+    findings = Findings()
+    dealt = inspect(run, seed, findings).draw
+    findings.require_none()
+    assert dealt is not None, "without a problem there are prompts"
+    for note in findings.notes:
         run.reporter.say(note)
-    check_markers(tokenizer, formats)
-    dealt = draw(
-        prompts,
+    pin(run, seed, dealt)
+    return dealt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run starts from, as far as it could be looked at: None where a problem hides it.
+
+    `model` is the seed's folder, whose configuration can be read. `lengths` are the tokens of each prompt text as an arm asks
+    it.
+    """
+
+    model: Path | None
+    prompts: tuple[Prompt, ...] | None
+    draw: Draw | None
+    lengths: Mapping[Arm, Mapping[str, int]]
+
+
+def inspect(run: Run, seed: Path | None, findings: Findings) -> Inputs:
+    """Look at all that a run starts from, weights excepted: prompts, the model's configuration and tokenizer, judges, memory.
+
+    What is amiss goes to `findings`, and so does what a person should know of. `seed` is the model's folder; None where there
+    is none, so that nothing is said of it.
+    """
+    from inward.judging.make import check_judge
+    from inward.models.tokenizer import load_config
+    from inward.prompts import load_prompts
+    from inward.prompts.draw import check_lengths, draw
+    from inward.training.trackers import require_packages
+
+    recipe, attempt = run.recipe, findings.attempt
+    loaded = attempt(partial(load_prompts, recipe.prompts))
+    prompts = None if loaded is None else loaded.prompts
+    findings.notes += [] if loaded is None else loaded.notes
+    trusted = recipe.model.trust_remote_code
+    if seed is not None and attempt(partial(load_config, seed, trust_remote_code=trusted)) is None:
+        seed = None  # nothing else can be said of a model without a configuration
+    reader = None if seed is None else _inspect_model(run, seed, findings)
+    if prompts is not None and reader is not None:
+        limit = min(recipe.prompts.max_tokens, reader.context - recipe.sampling.max_new_tokens)
+        checked = attempt(partial(check_lengths, prompts, reader.longest, limit, recipe.prompts.unusable))
+        prompts = None if checked is None else checked[0]
+        findings.notes += [] if checked is None else checked[1]
+    attempt(partial(require_packages, recipe.training))
+    for judge in [recipe.judge] if recipe.validation.judge is None else [recipe.judge, recipe.validation.judge]:
+        if prompts is not None or not isinstance(judge, RoutedJudge):  # whether routes are right only prompts can tell
+            attempt(partial(check_judge, judge, prompts or ()))
+    deal = partial(
+        draw,
+        prompts or (),
         per_iteration=recipe.prompts.per_iteration,
         validation=recipe.prompts.validation,
         iterations=recipe.iterations,
         seed=recipe.seed,
         recur=recipe.prompts.recur,
     )
-    _pin(run, seed, dealt)
-    return dealt
+    dealt = None if prompts is None else attempt(deal)
+    return Inputs(model=seed, prompts=prompts, draw=dealt, lengths={} if reader is None else reader.lengths)
 
 
-def _check_architecture(run: Run, seed: Path) -> None:
-    """Raise UsageError for a model that cannot be sampled or trained rightly; say where a slower way is taken, and why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """The seed model's tokenizer and context. It keeps the tokens of each text that it counts, by the arm that asks it."""
+
+    tokenizer: Any
+    context: int
+    formats: Mapping[Arm, ThoughtFormat]
+    today: date
+    lengths: dict[Arm, dict[str, int]]
+
+    def longest(self, text: str) -> int:
+        """Return the tokens of a prompt in the arm that takes most for it."""
+        from inward.models.tokenizer import encode_chat
+        from inward.thought import messages
+
+        for arm, fmt in self.formats.items():
+            self.lengths[arm][text] = len(encode_chat(self.tokenizer, messages(fmt, text), today=self.today))
+        return max(lengths[text] for lengths in self.lengths.values())
+
+
+def _inspect_model(run: Run, seed: Path, findings: Findings) -> _Reader | None:
+    """Look at a model's architecture, its tokenizer and the memory that training takes. None without a tokenizer."""
+    from inward.models.tokenizer import load_context, load_tokenizer
+
+    trusted, attempt = run.recipe.model.trust_remote_code, findings.attempt
+    findings.notes += attempt(partial(_check_architecture, seed, trusted)) or []
+    _inspect_memory(run, seed, findings)
+    tokenizer = attempt(partial(load_tokenizer, seed, trust_remote_code=trusted))
+    if tokenizer is None:
+        return None
+    formats: dict[Arm, ThoughtFormat] = {arm: run.recipe.thought_format(arm) for arm in run.recipe.arms}
+    attempt(partial(check_markers, tokenizer, list(formats.values())))
+    context = load_context(seed, tokenizer, trust_remote_code=trusted)
+    lengths: dict[Arm, dict[str, int]] = {arm: {} for arm in formats}
+    return _Reader(tokenizer=tokenizer, context=context, formats=formats, today=run.started, lengths=lengths)
+
+
+def _inspect_memory(run: Run, seed: Path, findings: Findings) -> None:
+    from inward.training.memory import check_memory
+
+    recipe, processes = run.recipe, findings.attempt(lambda: run.training_processes)
+    if processes is None:
+        return
+    findings.attempt(
+        partial(
+            check_memory,
+            seed,
+            recipe.training,
+            dtype=recipe.model.dtype,
+            tokens=recipe.training.batch_tokens,
+            processes=processes,
+            sharded=recipe.execution.shard and processes > 1,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+    )
+
+
+def _check_architecture(seed: Path, trust_remote_code: bool) -> list[str]:
+    """Raise UsageError for a model that cannot be sampled or trained rightly; return where a slower way is taken, and why."""
     from inward.training.support import check_architecture
 
-    support = check_architecture(seed, trust_remote_code=run.recipe.model.trust_remote_code)
-    if support is not None and (support.sampling, support.training) != ("shared", "packed"):
-        reasons = "; ".join(support.reasons)
-        run.reporter.say(f"{seed.name}: sampling is {support.sampling}, training is {support.training} ({reasons})")
+    support = check_architecture(seed, trust_remote_code=trust_remote_code)
+    if support is None or (support.sampling, support.training) == ("shared", "packed"):
+        return []
+    reasons = "; ".join(support.reasons)
+    return [f"{seed.name}: sampling is {support.sampling}, training is {support.training} ({reasons})"]
 
 
 def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:
@@ -104,51 +184,3 @@ def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:
                     f"thought format {fmt.name!r}: the marker {marker!r} is lost in the model's tokenizer (it is, or holds, a "
                     "special token); choose another marker"
                 )
-
-
-def _pin(run: Run, seed: Path, dealt: Draw) -> None:
-    """Note what the run starts from, or refuse to go on from something else. More iterations may be added at the end."""
-    from inward.judging.make import judge_contents
-
-    path, recipe = run.dir.inputs, run.recipe
-    contents: dict[str, Any] = {
-        "started": run.started.isoformat(),
-        "seed_model": content_digest(seed),
-        "validation": _digest(dealt.validation),
-        "iterations": [_digest(prompts) for prompts in dealt.iterations],
-        "judges": judge_contents(recipe.judge) | _validation_contents(recipe, dealt),
-    }
-    stored = read_json(path) if path.exists() else contents
-    remedy = "restore what the run was begun with, or start a new run with another --out"
-    if len(stored["seed_model"]) != len(contents["seed_model"]):
-        raise RunChangedError(
-            f"{path} was written by an earlier version of inward, which noted the model in another way, so that it cannot be "
-            "told whether it is still the same: start a new run with another --out, or go on with that version"
-        )
-    if stored["seed_model"] != contents["seed_model"]:
-        raise RunChangedError(f"model.path {run.recipe.model.path!r} holds another model than when the run was begun: {remedy}")
-    for key, digest in stored.get("judges", {}).items():
-        if contents["judges"].get(key, digest) != digest:
-            raise RunChangedError(f"{key} names something else than when the run was begun: its content has changed; {remedy}")
-    common = min(len(stored["iterations"]), len(contents["iterations"]))
-    if stored["validation"] != contents["validation"] or stored["iterations"][:common] != contents["iterations"][:common]:
-        raise RunChangedError(f"prompts.sources hold other prompts than when the run was begun: {remedy}")
-    if not path.exists() or len(contents["iterations"]) != len(stored["iterations"]):
-        write_json(path, contents)
-
-
-def _validation_contents(recipe: Recipe, dealt: Draw) -> dict[str, str]:
-    """Return digests of what the measurement of models depends on and the recipe only names."""
-    from inward.evaluation.measurement import read_baseline
-    from inward.judging.make import judge_contents
-
-    validation = recipe.validation
-    contents = {} if validation.judge is None else judge_contents(validation.judge, "validation.judge")
-    if validation.baseline is not None:
-        answers = read_baseline(validation.baseline, dealt.validation)
-        contents["validation.baseline"] = content_id(*(repr(item) for item in sorted(answers.items())))
-    return contents
-
-
-def _digest(prompts: Sequence[Prompt]) -> str:
-    return content_id(*(repr(prompt) for prompt in prompts))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inward.models.architectures import config_value
+from inward.models.size import attention_shape, whole_number
 from inward.training.examples import Example
 
 if TYPE_CHECKING:
@@ -67,21 +67,6 @@ def work_of(model: PreTrainedModel) -> Work | None:
         attention=4.0 * layers * heads * width,
         learned=sum(_numbers(m) for m in matrices if m.weight.requires_grad) / sum(map(_numbers, matrices)),
     )
-
-
-def attention_shape(config: Any) -> tuple[int | None, int | None]:
-    """Return the number of query heads and the width of one, as far as a (text) configuration has one number for them."""
-    heads, hidden = whole_number(config, "num_attention_heads"), whole_number(config, "hidden_size")
-    width = config_value(config, "head_dim")
-    if width is None and heads and hidden:
-        return heads, hidden // heads
-    return heads, whole_number(config, "head_dim")
-
-
-def whole_number(config: Any, name: str) -> int | None:
-    """Return a value of a configuration, or None where it has none, or another for each layer."""
-    value = config_value(config, name)
-    return value if isinstance(value, int) and value > 0 else None
 
 
 def _numbers(module: torch.nn.Module) -> int:

@@ -18,10 +18,10 @@ import torch
 
 from inward.config import Dtype, TrainingSettings
 from inward.errors import TrainingError, UsageError
-from inward.hardware import device, total_memory
+from inward.hardware import device, memory_of_process
+from inward.models.size import attention_shape, count_parameters, whole_number
 from inward.training.batches import held_tokens, micro_batches
 from inward.training.examples import Example
-from inward.training.flops import attention_shape, whole_number
 from inward.training.logps import chunk_logits
 from inward.training.weights import working_dtype
 
@@ -103,6 +103,30 @@ def _put_together(shape: _Shape, parameters: int, size: int, *, learned: bool) -
     return size * (shape.outside + 2 * layer) + gradients
 
 
+def estimate(
+    model_path: Path,
+    settings: TrainingSettings,
+    *,
+    dtype: Dtype,
+    tokens: int,
+    processes: int = 1,
+    sharded: bool = False,
+    trust_remote_code: bool = False,
+) -> Needs | None:
+    """Return what one of `processes` takes that train `tokens` at a time; `sharded` says that they cut the weights.
+
+    None where a model's shape cannot be read off its folder: another kind of layer, or an architecture that is not known.
+    """
+    from transformers import AutoConfig
+
+    parameters = count_parameters(model_path, trust_remote_code=trust_remote_code)
+    if not parameters:
+        return None
+    config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
+    parts = processes if sharded else 1
+    return training_needs(config, parameters, settings, working_dtype(dtype), tokens, on=device(), parts=parts)
+
+
 def check_memory(
     model_path: Path,
     settings: TrainingSettings,
@@ -116,21 +140,21 @@ def check_memory(
     """Raise UsageError where training `tokens` at a time is beyond the machine; return the estimate for one process.
 
     On processors `processes` share the memory; a GPU's belongs to one. `sharded` says that they cut the weights between them.
-    None where a model's shape cannot be read off its folder (another kind of layer, weights that are not safetensors), which
-    is logged: an estimate that cannot be made stops nothing.
+    Where there is no `estimate`, that is logged: what cannot be reckoned stops nothing.
     """
-    from transformers import AutoConfig
-
-    parameters = _parameters(model_path)
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).get_text_config()
-    on, parts = device(), processes if sharded else 1
-    needs = None
-    if parameters:
-        needs = training_needs(config, parameters, settings, working_dtype(dtype), tokens, on=on, parts=parts)
+    needs = estimate(
+        model_path,
+        settings,
+        dtype=dtype,
+        tokens=tokens,
+        processes=processes,
+        sharded=sharded,
+        trust_remote_code=trust_remote_code,
+    )
     if needs is None:
         log.warning("how much memory training %s takes is not known beforehand: its shape cannot be read", model_path)
         return None
-    there = total_memory(on) // (processes if on.type == "cpu" else 1)
+    there = memory_of_process(processes)
     if needs.total <= there:
         return needs
     cut = "" if sharded else ", share it out among more GPUs with execution.shard = true"
@@ -222,15 +246,3 @@ def _shape_of(config: Any) -> _Shape | None:
         vocabulary=vocabulary,
         outside=vocabulary * width * matrices,
     )
-
-
-def _parameters(model_path: Path) -> int:
-    from math import prod
-
-    from safetensors import safe_open
-
-    total = 0
-    for file in sorted(model_path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            total += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118 (not a mapping)
-    return total

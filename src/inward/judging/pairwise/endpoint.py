@@ -120,7 +120,7 @@ class EndpointChat:
     def _ask(self, conversations: Sequence[Conversation], asked: dict[str, int | bool]) -> list[Reply]:
         if not conversations:
             return []
-        call = _Call(asked=asked, key=_key(self._settings), openings=self._circuit.openings)
+        call = _Call(asked=asked, key=read_key(self._settings), openings=self._circuit.openings)
         return self._loop.run(lambda session: self._answer_all(session, conversations, call))
 
     async def _answer_all(self, session: _Session, conversations: Sequence[Conversation], call: _Call) -> list[Reply]:
@@ -281,10 +281,11 @@ def check(settings: EndpointSettings) -> None:
         httpx.URL(settings.base_url)
     except httpx.InvalidURL as error:
         raise UsageError(f"endpoint.base_url {settings.base_url!r} is no address: {error}") from None
-    _key(settings)
+    read_key(settings)
 
 
-def _key(settings: EndpointSettings) -> str | None:
+def read_key(settings: EndpointSettings) -> str | None:
+    """Return the key of an endpoint from the environment, None where it needs none. Raises UsageError where it is missing."""
     if settings.key_env is None:
         return None
     key = os.environ.get(settings.key_env, "").strip()

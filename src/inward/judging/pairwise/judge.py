@@ -7,6 +7,7 @@ as in the paper, but it is kept as an error: a response of which no battle was d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +17,7 @@ from inward.judging.judge import Group, Ruling
 from inward.judging.pairwise.comparer import Comparer
 from inward.judging.pairwise.make_comparer import check_comparer, make_comparer
 from inward.judging.spending import Spending
-from inward.judging.tournament.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, adaptive
+from inward.judging.tournament.adaptive import CONFIDENCE, CONFIDENCE_IN_PAIRS, LIMIT, adaptive
 from inward.judging.tournament.run import run_tournament
 from inward.judging.tournament.schemes import full, in_pairs
 from inward.judging.tournament.state import Scheme
@@ -62,6 +63,15 @@ def load(settings: PairwiseJudge, *, rho: float, today: date) -> Pairwise:
     scheme = adaptive(rho=rho, confidence=confidence, prior=settings.prior, paired=paired)
     name = f"adaptive:{confidence:g}:{rho:g}:{settings.prior:g}"
     return Pairwise(comparer=comparer, scheme=in_pairs(scheme) if paired else scheme, scheme_name=name)
+
+
+def most_battles(settings: PairwiseJudge, k: int) -> int:
+    """Return how many battles `k` responses to one prompt are asked for at most."""
+    every = k * (k - 1)
+    if settings.scheme == "full":
+        return every
+    last_round = 2 if settings.both_orders else 0  # two battles of a last round may bring their other orders with them
+    return min(every, math.floor(LIMIT * k) + last_round)
 
 
 def check(settings: PairwiseJudge, prompts: Iterable[Prompt]) -> None:

@@ -4,6 +4,7 @@ probability, with the cache of verdicts before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from inward.judging.pairwise.disarm import load_special_tokens, special_tokens_o
 from inward.judging.pairwise.engine_chat import TURN_OPENING_TOKENS, EngineChat, EngineLabelScorer
 from inward.judging.pairwise.replies import open_reasoning
 from inward.models.identity import content_digest
-from inward.models.names import local_folder
+from inward.models.names import config_folder, local_folder
 from inward.records import content_id
 from inward.storage import cache_dir
 
@@ -45,7 +46,7 @@ def make_comparer(settings: PairwiseJudge, today: date) -> Comparer:
         special_tokens = _tokens_of_endpoint(settings.endpoint)
         comparer, identity = _behind_endpoint(settings, settings.endpoint, special_tokens), _endpoint_identity(special_tokens)
     else:
-        model = _model_here(settings)
+        model = _model_here(settings, local_folder)
         comparer, identity = _with_model_here(settings, model, today), _model_identity(settings, model, today)
     return Cached(comparer, cache_dir() / "verdicts", identity=identity) if settings.cache else comparer
 
@@ -60,7 +61,7 @@ def check_comparer(settings: PairwiseJudge) -> None:
         return
     from inward.models.tokenizer import encode_chat, load_context
 
-    model, by_text = _model_here(settings), settings.verdict == "text"
+    model, by_text = _model_here(settings, config_folder), settings.verdict == "text"
     try:
         shortest = encode_chat(model.tokenizer, trial(settings.form, settings.turn, "reasoned" if by_text else "at once"))
     except UsageError as error:
@@ -79,11 +80,11 @@ def check_comparer(settings: PairwiseJudge) -> None:
         )
 
 
-def _model_here(settings: PairwiseJudge) -> _ModelHere:
+def _model_here(settings: PairwiseJudge, fetch: Callable[..., Path]) -> _ModelHere:
     from inward.models.tokenizer import load_tokenizer
 
     assert settings.path is not None, "a pairwise judge has a model here or an endpoint"
-    folder = local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+    folder = fetch(settings.path, trust_remote_code=settings.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
     return _ModelHere(path=settings.path, folder=folder, tokenizer=tokenizer)
 

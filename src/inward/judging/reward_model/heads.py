@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from inward.config import RewardModelJudge
 from inward.errors import UsageError
-from inward.models.names import local_folder
+from inward.models.names import config_folder, local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -56,10 +56,14 @@ class Reading:
     parts: dict[str, float | None]
 
 
-def model_folder(settings: RewardModelJudge) -> Path:
-    """Return the folder that the model is read from, fetched first where `path` is a Hub name. Raises `UsageError`."""
+def model_folder(settings: RewardModelJudge, *, weights: bool = True) -> Path:
+    """Return the folder that the model is read from, fetched first where `path` is a Hub name. Raises `UsageError`.
+
+    Without `weights` only its configuration and tokenizer are fetched.
+    """
+    fetch = local_folder if weights else config_folder
     try:
-        return local_folder(settings.path, trust_remote_code=settings.trust_remote_code)
+        return fetch(settings.path, trust_remote_code=settings.trust_remote_code)
     except UsageError as error:
         raise UsageError(
             f"judge.path {settings.path!r} cannot be loaded as a reward model (a folder or a Hub name is needed): {error}"
@@ -73,10 +77,11 @@ def check(settings: RewardModelJudge) -> None:
     """
     from transformers import AutoTokenizer
 
-    _config(settings)
+    folder = model_folder(settings, weights=False)
+    _config(settings, folder)
     if settings.input == "chat":
         with _loading(settings):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings), trust_remote_code=settings.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
         _need_template(settings, tokenizer)
 
 
@@ -86,7 +91,7 @@ def load(settings: RewardModelJudge, dtype: torch.dtype, device: torch.device) -
 
     trust = {"trust_remote_code": settings.trust_remote_code}
     folder = model_folder(settings)
-    config, own_code = _config(settings)
+    config, own_code = _config(settings, folder)
     with _loading(settings):
         tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
         _need_template(settings, tokenizer)
@@ -177,12 +182,11 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value > 0 else math.exp(value) / (1 + math.exp(value))
 
 
-def _config(settings: RewardModelJudge) -> tuple[Any, bool]:
+def _config(settings: RewardModelJudge, folder: Path) -> tuple[Any, bool]:
     """Return the configuration and whether the model brings the code of its head. Raises `UsageError`, running no code."""
     from transformers import AutoConfig, PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    folder = model_folder(settings)
     with _loading(settings):
         raw, _ = PreTrainedConfig.get_config_dict(folder)
     code = raw.get("auto_map") or {}
