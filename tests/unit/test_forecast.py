@@ -142,3 +142,21 @@ def test_vllm_has_its_part_of_each_gpu_and_servers_have_their_own(tmp_path: Path
     assert memory("endpoint", endpoint=EndpointEngineSettings(servers=("http://localhost:1/v1",))) is None
     plain = memory("transformers")
     assert (plain.there, plain.rest) == (20 * 2**30, 128 * 200 * 131_072)
+
+
+def test_iterations_that_are_not_validated_draw_nothing_for_it_and_few_models_stay(tmp_path: Path) -> None:
+    model = shape_only(tmp_path / "8b", LLAMA_8B)
+    keys: dict[str, Any] = {"iterations": 8, "model__path": str(model), "model__dtype": "bfloat16"}
+    recipe = small(**keys, validation__every=3, execution__keep_models=1)
+    iterations = forecast(recipe, UNKNOWN)
+    validated = [one.iteration for one in iterations if one.arm == "direct" and one.stages[-1].stage == "judging of validation"]
+    assert validated == [0, 3, 6, 8]
+    disk, all_kept = (
+        disk_forecast(other, model, iterations, tmp_path) for other in (recipe, small(**keys, validation__every=3))
+    )
+    assert disk is not None
+    assert all_kept is not None
+    assert (disk.models, all_kept.models) == (2 * 3 * 2 * 8_030_261_248, 2 * 8 * 2 * 8_030_261_248)
+    carried = disk_forecast(small(**keys, training__carry_optimiser=True), model, iterations, tmp_path)
+    assert carried is not None
+    assert carried.state == 3 * all_kept.state  # beside the two of a training: the last iteration's, and one an epoch

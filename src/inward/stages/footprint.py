@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,13 +159,23 @@ def disk_forecast(recipe: Recipe, seed: Path, iterations: Sequence[IterationFore
     model = stored_bytes(seed, parameters, AutoConfig.from_pretrained(seed, trust_remote_code=trusted))
     todo = [one for one in iterations if not one.finished]
     written = sum(stage.written for one in todo for stage in one.stages)
+    epochs = training.epochs if any(recipe.validates(one.iteration) for one in todo if one.iteration) else 1
+    state = 4 * trained + needs.optimiser
+    carried = (1 + epochs) * state if training.carry_optimiser else 0  # the last iteration's, and one beside each checkpoint
     return DiskForecast(
-        models=model * sum(one.iteration > 0 for one in todo),
-        checkpoints=training.epochs * (model if training.lora is None else 4 * trained),
-        state=2 * (4 * trained + needs.optimiser),  # the next one is whole before the last one goes
+        models=model * _models_kept(recipe, todo),
+        checkpoints=epochs * (model if training.lora is None else 4 * trained),
+        state=2 * state + carried,  # the next one is whole before the last one goes
         records=BYTES_PER_TOKEN * written,
         free=shutil.disk_usage(_existing(out)).free,
     )
+
+
+def _models_kept(recipe: Recipe, todo: Sequence[IterationForecast]) -> int:
+    """Return how many models are added at most: with `keep_models` the latest, the best and the last that was measured."""
+    counts = Counter(one.arm for one in todo if one.iteration)
+    keep = recipe.execution.keep_models
+    return sum(count if keep is None else min(count, keep + 2) for count in counts.values())
 
 
 def require_disk(disk: DiskForecast, out: Path) -> None:

@@ -115,7 +115,7 @@ def _iteration(recipe: Recipe, dealt: Dealt, arm: Arm, t: int) -> list[StageFore
         stages.append(StageForecast(stage="reference", count=prompts, unit="pairs", items=prompts, read=pair_tokens))
     steps = -(-prompts // settings.batch_pairs) * settings.epochs
     stages.append(StageForecast(stage="training", count=steps, unit="steps", items=prompts, read=pair_tokens * settings.epochs))
-    return stages + _validation(recipe, dealt, arm, models=settings.epochs)
+    return stages + (_validation(recipe, dealt, arm, models=settings.epochs) if recipe.validates(t) else [])
 
 
 def _validation(recipe: Recipe, dealt: Dealt, arm: Arm, *, models: int) -> list[StageForecast]:
