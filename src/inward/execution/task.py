@@ -52,11 +52,13 @@ class Needs:
     """What doing a task takes.
 
     `model`: its resource is a model that is run here, so that it pays to spread the shards over workers, each with its share of
-    the processor or a device of its own. `at_once`: how many shards one process has in work at the same time, in threads; that
-    is for work that waits for somebody else's machine.
+    the processor or a device of its own. `devices`: how many accelerators a worker holds it on, where there are any.
+    `at_once`: how many shards one process has in work at the same time, in threads; that is for work that waits for somebody
+    else's machine.
     """
 
     model: bool = False
+    devices: int = 1
     at_once: int = 1
 
 
@@ -132,8 +134,8 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, resource: Resource[Any]) -> None:
-        """Make a resource ready for a task that is coming, where that can be done beside other work. Never raises."""
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
+        """Make the resource of a task with such needs ready, where that can be done beside other work. Never raises."""
         ...
 
     def release(self) -> None:

@@ -140,7 +140,7 @@ def _cost(
         stage=task.place.stage,
         part=part,
         seconds=seconds,
-        device_seconds=seconds * _devices() if task.needs.model else 0.0,
+        device_seconds=seconds * _devices(task) if task.needs.model else 0.0,
         items=len(items),
         tokens=sum(map(task.tokens, records)),
         judge_calls=sum(map(task.calls, records)),
@@ -149,6 +149,6 @@ def _cost(
     )
 
 
-def _devices() -> int:
-    """Return how many accelerators this worker uses, without loading torch to find out: without it there can be none."""
-    return min(1, accelerators()) if "torch" in sys.modules else 0
+def _devices(task: Task[Any, Any, Any]) -> int:
+    """Return how many accelerators a task uses here, without loading torch to find out: without it there can be none."""
+    return min(task.needs.devices, accelerators()) if "torch" in sys.modules else 0

@@ -14,7 +14,7 @@ from inward.config import Recipe
 from inward.errors import RunChangedError, UsageError
 from inward.models.identity import content_digest
 from inward.records import Prompt, content_id
-from inward.stages.engine import engine_of
+from inward.stages.engine import engine_of, sampler_needs
 from inward.stages.run import ArmIteration, Run
 from inward.storage import read_json, write_json
 from inward.thought import ThoughtFormat
@@ -45,7 +45,8 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
 
     recipe, today = run.recipe, run.started
     if not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
-        run.executor.prepare(engine_of(recipe, seed, today=run.started))  # workers load it while this process reads the prompts
+        engine = engine_of(recipe, seed, today=run.started)
+        run.executor.prepare(engine, sampler_needs(recipe))  # workers load it while this process reads the prompts
     loaded = load_prompts(recipe.prompts)
     tokenizer = load_tokenizer(seed, trust_remote_code=recipe.model.trust_remote_code)
     formats = [recipe.thought_format(arm) for arm in recipe.arms]
