@@ -158,6 +158,58 @@ def test_a_resource_is_kept_renewed_or_closed(kind: str, diary: Path) -> None:
     executor.close()
 
 
+@pytest.mark.parametrize("kind", ["here", "one process"])
+def test_what_sleeps_is_kept_while_others_take_turns(kind: str, diary: Path) -> None:
+    executor = MAKERS[kind]()
+
+    def use(resource: Resource[Any]) -> list[str]:
+        before = len(events(diary)) if diary.exists() else 0
+        list(executor.run(work.task(resource, work.score, ITEMS), Heard()))
+        return events(diary)[before:]
+
+    def asleep(name: str) -> Resource[Any]:
+        return replace(work.tool(diary, name, kind="engine"), sleeps=True)
+
+    assert use(asleep("vllm")) == ["made vllm"]
+    assert use(work.tool(diary, "judge", renewable=False)) == ["closed vllm", "made judge"], "only one is open"
+    assert use(work.tool(diary, "other", kind="reference", renewable=False)) == ["closed judge", "made other"]
+    assert use(asleep("new weights")) == ["closed other", "renewed new weights"], "nothing was made anew"
+    executor.release()
+    assert use(asleep("new weights")) == ["renewed new weights"]
+    assert use(asleep("stubborn")) == ["closed new weights", "made stubborn"]
+    assert use(work.tool(diary, "judge", renewable=False)) == ["closed stubborn", "made judge"]
+    executor.close()
+
+
+def test_on_accelerators_a_worker_lives_on_only_for_what_sleeps(diary: Path) -> None:
+    """The device is a name only; what counts is which process does the work before and after all memory was asked for."""
+    pool = Processes(None, ("0",))
+
+    def process(resource: Resource[Any]) -> str:
+        list(pool.run(work.task(resource, work.score, ("a",)), Heard()))
+        return diary.read_text().splitlines()[-1].split(" ", 1)[0]
+
+    def renewed(name: str, *, sleeps: bool) -> Resource[Any]:
+        return replace(work.tool(diary, name), sleeps=sleeps)
+
+    first = process(renewed("hammer", sleeps=False))
+    pool.release()
+    second = process(renewed("saw", sleeps=False))
+    assert first != second, "a process keeps some of its device's memory as long as it lives"
+    pool.prepare(renewed("plane", sleeps=True), MODEL)
+    assert process(renewed("plane", sleeps=True)) == second
+    pool.release()
+    assert events(diary)[-1] == "closed plane", "release returns once all is closed"
+    assert process(renewed("file", sleeps=True)) == second
+    assert events(diary)[-1] == "renewed file"
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    pool.release()
+    assert process(renewed("file", sleeps=True)) != second
+    pool.close()
+
+
 def test_what_is_prepared_is_made_before_its_task_comes(pool: Processes, diary: Path) -> None:
     pool.prepare(work.tool(diary, "hammer"), MODEL)
     list(pool.run(work.task(work.tool(diary, "hammer"), work.score_slowly, ITEMS), Heard()))

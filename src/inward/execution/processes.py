@@ -33,6 +33,8 @@ MOST_DEATHS = 3
 three is to blame itself."""
 PYTHON_ERROR = 1
 """The exit code of a process that an exception has ended."""
+RELEASED = "released"
+"""What a worker says when it has closed what it held."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class _Worker:
     shard: Shard[Any] | None = None  # what it has in work
     items: int = 0  # how far it is with that
     tokens: int = 0
+    sleeps: bool = False  # it may hold something that sleeps
 
 
 def share_out(devices: Sequence[str], workers: int | None, each: int) -> list[str | None]:
@@ -99,14 +102,28 @@ class Processes:
         """Start the workers and have each make the resource while this process does something else."""
         self._regroup(needs)
         for index in range(len(self._devices)):
+            self._worker(index).sleeps |= resource.sleeps
             self._send(index, resource)
 
     def release(self) -> None:
-        """Have the workers close what they hold. On accelerators they end, since a process keeps the memory of its device."""
-        if self._devices[0] is not None:
-            self._end_workers()
-        for index in list(self._workers):
-            self._send(index, None)
+        """Have the workers close what they hold, and wait until they have.
+
+        On accelerators they end, since a process keeps memory of its device, unless they hold something that sleeps.
+        """
+        for index, worker in list(self._workers.items()):
+            if self._devices[index] is not None and not worker.sleeps:
+                self._workers.pop(index).child.end()
+            else:
+                self._send(index, None)
+        waiting = set(self._workers)
+        while waiting:
+            for index, message in self._messages():
+                if isinstance(message, InwardError):
+                    raise message
+                if message is None:
+                    self._workers.pop(index).child.end()  # it is gone, and with it all that it held
+                if message in (None, RELEASED):
+                    waiting.discard(index)
 
     def close(self) -> None:
         self._end_workers()
@@ -129,6 +146,7 @@ class Processes:
                 if worker.task is not task:
                     self._send(index, task)
                     worker.task = task
+                    worker.sleeps |= task.resource.sleeps
                 self._send(index, worker.shard)
 
     def _messages(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
@@ -239,6 +257,7 @@ def _serve(connection: Connection, device: str | None) -> None:
         try:
             if message is None:
                 holder.release()
+                speaker.send(RELEASED)
             elif isinstance(message, Task):
                 task = message
             elif isinstance(message, Shard):

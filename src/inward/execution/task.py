@@ -31,6 +31,9 @@ class Resource(Generic[S]):
     Whoever does the work keeps one resource at a time, and keeps it from task to task: the next task with an equal `kind` and
     `key` uses it as it is. One of the same kind with another key is turned into what is asked for by `renew`, if there is such
     a function and it returns True: an engine takes new weights. Anything else is closed first. All functions have to pickle.
+
+    `sleeps`: what is closed leaves next to nothing on an accelerator, and `renew` is much faster than `make` in a new process.
+    It is kept, closed, while others take turns (`Holder`), and its worker lives on where others end.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class Resource(Generic[S]):
     make: Callable[[], S]
     renew: Callable[[S], bool] | None = None
     close: Callable[[S], None] = let_go
+    sleeps: bool = False
 
 
 def make_nothing() -> None:

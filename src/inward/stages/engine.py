@@ -17,6 +17,9 @@ from inward.stages.set_up import set_up
 if TYPE_CHECKING:
     from inward.engines.engine import Engine
 
+ASLEEP = frozenset({"vllm"})
+"""The engines that, closed on an accelerator, sleep: they keep neither weights nor keys there, and wake with another model."""
+
 
 def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: date) -> Resource[Engine]:
     """Return the engine of a recipe for a model folder, or for an adapter on `base`.
@@ -33,6 +36,7 @@ def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: d
         make=partial(start_engine, recipe, model, base, today, workers),
         renew=partial(_take_model, model, base),
         close=_close,
+        sleeps=recipe.sampling.engine in ASLEEP and accelerators() > 0,
     )
 
 
