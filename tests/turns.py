@@ -34,6 +34,8 @@ def held() -> int:
     Nothing is collected for it: what only the garbage collector would free is still held, for who knows how long.
     """
     if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()  # which every process keeps that has multiplied once
         return torch.cuda.memory_allocated()
     storages = {}
     for thing in gc.get_objects():

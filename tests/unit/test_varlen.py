@@ -136,7 +136,7 @@ def test_a_right_kernel_passes_the_trial_in_every_number_format(dtype: torch.dty
         (one_token_too_many, "in a trial its output differed"),
         (wrong_gradient, "in a trial the gradient of the value differed"),
         (not_a_number, "in a trial its output differed from fp32's by nan"),
-        (no_such_kernel, "a trial failed with RuntimeError: FlashAttention only supports Ampere GPUs or newer."),
+        (no_such_kernel, "a trial failed with RuntimeError: FlashAttention only supports Ampere GPUs or newer"),
         (older, "a trial failed with TypeError"),
     ],
 )

@@ -96,7 +96,8 @@ def why_not(kernel: Compute, present: Compute, exact: Compute, layout: Layout, h
         except torch.OutOfMemoryError:
             raise
         except (ImportError, TypeError, RuntimeError) as error:  # another PyTorch, or no kernel for this device or format
-            return f"a trial failed with {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            said = str(error).strip().partition("\n")[0].partition(". ")[0]
+            return f"a trial failed with {type(error).__name__}: {said}"
         now = _results(present, numbers, heads.scaling, layout)
         with exact_float32():
             expected = _results(exact, [number.float() for number in numbers], heads.scaling, layout)
