@@ -12,6 +12,7 @@ import torch
 from benchmarks._training_work import Work, counted, make_pairs, peak_memory_mib, report
 from inward.config import LoraSettings, Quantisation, TrainingSettings
 from inward.hardware import device, measured_peak, set_up
+from inward.training import attention
 from inward.training.batches import epoch_steps
 from inward.training.flops import work_of
 from inward.training.metrics import StepMetrics
@@ -22,6 +23,8 @@ from inward.training.train import train
 def main() -> None:
     work = Work.from_arguments(argparse.ArgumentParser(description="Our side of benchmarks/training.py."))
     set_up(work.threads)
+    if not work.varlen:
+        attention.accelerated = lambda heads: attention.gathered
     base: Quantisation | None = "nf4" if work.quantise else None
     settings = TrainingSettings(
         epochs=1,

@@ -19,7 +19,8 @@ from inward.training.examples import Example
 class Work:
     """One measurement. The first `warmup_steps` steps are not counted; `lora` is a rank, 0 for full training.
 
-    With `quantise` the adapter's base is held in 4 bits.
+    With `quantise` the adapter's base is held in 4 bits. Without `varlen` packs on a GPU are computed in padded rows, whatever
+    the trial of the variable-length kernels says.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Work:
     precision: str = "autocast"
     batch_tokens: int = 4096
     batching: str = "shared"
+    varlen: bool = True
 
     @classmethod
     def from_arguments(cls, parser: argparse.ArgumentParser) -> Self:

@@ -2,6 +2,7 @@
 
 Run: python -m benchmarks.training [--json] [--lora RANK] [--rounds 1] [--steps 2] [--pairs 16] [--model PATH]
                                    [--prompt 125] [--completion 235] [--ours-only [--quantise-base]] [--sweep]
+                                   [--padded-rows]
 
 Both sides start from the same weights and train on the same token ids: log-normal output lengths, prompts of nearly one
 length, as in the runs of docs/log.md. Both hold fp32 weights and fp32 AdamW moments and compute in bf16: TRL by autocast
@@ -42,6 +43,7 @@ def main() -> None:
         quantise=arguments.quantise_base,
         threads=arguments.threads,
         batch_tokens=arguments.batch_tokens,
+        varlen=not arguments.padded_rows,
     )
     result = _sweep(work) if arguments.sweep else _compare(work, arguments.rounds, arguments.ours_only)
     print(json.dumps(result) if arguments.json else "\n".join(f"{key:28} {value}" for key, value in result.items()))
@@ -135,6 +137,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
     parser.add_argument("--quantise-base", action="store_true", help="with --lora: its base in 4 bits")
+    parser.add_argument("--padded-rows", action="store_true", help="on a GPU: without variable-length kernels")
     parser.add_argument("--sweep", action="store_true", help="how our speed goes with length, batch and pairs")
     arguments = parser.parse_args()
     if arguments.quantise_base and not (arguments.lora and arguments.ours_only):

@@ -111,6 +111,13 @@ def meet(folder: Path, count: int, tool: Tool, items: Sequence[str], advance: Ad
     return score(tool, items, advance)
 
 
+def see_devices(folder: Path, count: int, tool: Tool, items: Sequence[str], advance: Advance) -> list[Score]:
+    """Return which devices this process was given, once `count` shards are in work at the same time."""
+    folder.mkdir(exist_ok=True)
+    meet(folder, count, tool, items, advance)
+    return [record(tool, os.environ["CUDA_VISIBLE_DEVICES"])]
+
+
 def refuse(tool: Tool, items: Sequence[str], advance: Advance) -> list[Score]:
     if "c" in items:
         tool.spent += 1

@@ -18,7 +18,7 @@ from inward.execution.children import Gone, Nursery, how_it_died, receive
 from inward.execution.complete import complete
 from inward.execution.here import Here
 from inward.execution.processes import MOST_DEATHS, Processes
-from inward.execution.task import Executor, Listener, Resource, Result, Task
+from inward.execution.task import Executor, Listener, Needs, Resource, Result, Task
 from inward.execution.worker import Holder, Meter, do_shard
 from inward.records import Score
 from inward.runs.ledger import Cost, read_costs, spent_on_judging
@@ -26,6 +26,7 @@ from inward.runs.progress import Silent
 from tests.contract import executor_work as work
 
 ITEMS = ("a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg")
+MODEL = Needs(model=True)
 
 
 class Backwards:
@@ -41,7 +42,7 @@ class Backwards:
             yield do_shard(task, value, Meter(task.spent, value), shard, listener)
             holder.release()
 
-    def prepare(self, resource: Resource[Any]) -> None:
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
         self.prepared.append(resource.kind)
 
     def release(self) -> None: ...
@@ -123,7 +124,7 @@ def test_an_error_of_the_work_reaches_whoever_asked(executor: Executor, diary: P
 
 
 def test_a_resource_that_cannot_be_made_is_one_error(executor: Executor, diary: Path) -> None:
-    executor.prepare(work.tool(diary, "broken"))
+    executor.prepare(work.tool(diary, "broken"), MODEL)
     with pytest.raises(UsageError, match="this tool cannot be made"):
         list(executor.run(work.task(work.tool(diary, "broken"), work.score, ITEMS), Heard()))
 
@@ -157,8 +158,60 @@ def test_a_resource_is_kept_renewed_or_closed(kind: str, diary: Path) -> None:
     executor.close()
 
 
+@pytest.mark.parametrize("kind", ["here", "one process"])
+def test_what_sleeps_is_kept_while_others_take_turns(kind: str, diary: Path) -> None:
+    executor = MAKERS[kind]()
+
+    def use(resource: Resource[Any]) -> list[str]:
+        before = len(events(diary)) if diary.exists() else 0
+        list(executor.run(work.task(resource, work.score, ITEMS), Heard()))
+        return events(diary)[before:]
+
+    def asleep(name: str) -> Resource[Any]:
+        return replace(work.tool(diary, name, kind="engine"), sleeps=True)
+
+    assert use(asleep("vllm")) == ["made vllm"]
+    assert use(work.tool(diary, "judge", renewable=False)) == ["closed vllm", "made judge"], "only one is open"
+    assert use(work.tool(diary, "other", kind="reference", renewable=False)) == ["closed judge", "made other"]
+    assert use(asleep("new weights")) == ["closed other", "renewed new weights"], "nothing was made anew"
+    executor.release()
+    assert use(asleep("new weights")) == ["renewed new weights"]
+    assert use(asleep("stubborn")) == ["closed new weights", "made stubborn"]
+    assert use(work.tool(diary, "judge", renewable=False)) == ["closed stubborn", "made judge"]
+    executor.close()
+
+
+def test_on_accelerators_a_worker_lives_on_only_for_what_sleeps(diary: Path) -> None:
+    """The device is a name only; what counts is which process does the work before and after all memory was asked for."""
+    pool = Processes(None, ("0",))
+
+    def process(resource: Resource[Any]) -> str:
+        list(pool.run(work.task(resource, work.score, ("a",)), Heard()))
+        return diary.read_text().splitlines()[-1].split(" ", 1)[0]
+
+    def renewed(name: str, *, sleeps: bool) -> Resource[Any]:
+        return replace(work.tool(diary, name), sleeps=sleeps)
+
+    first = process(renewed("hammer", sleeps=False))
+    pool.release()
+    second = process(renewed("saw", sleeps=False))
+    assert first != second, "a process keeps some of its device's memory as long as it lives"
+    pool.prepare(renewed("plane", sleeps=True), MODEL)
+    assert process(renewed("plane", sleeps=True)) == second
+    pool.release()
+    assert events(diary)[-1] == "closed plane", "release returns once all is closed"
+    assert process(renewed("file", sleeps=True)) == second
+    assert events(diary)[-1] == "renewed file"
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    pool.release()
+    assert process(renewed("file", sleeps=True)) != second
+    pool.close()
+
+
 def test_what_is_prepared_is_made_before_its_task_comes(pool: Processes, diary: Path) -> None:
-    pool.prepare(work.tool(diary, "hammer"))
+    pool.prepare(work.tool(diary, "hammer"), MODEL)
     list(pool.run(work.task(work.tool(diary, "hammer"), work.score_slowly, ITEMS), Heard()))
     assert events(diary) == ["made hammer"] * 2, "once in each worker"
 
@@ -166,7 +219,7 @@ def test_what_is_prepared_is_made_before_its_task_comes(pool: Processes, diary: 
 def test_shards_run_at_the_same_time(pool: Processes, tmp_path: Path, diary: Path) -> None:
     """Both shards wait until the other one has begun."""
     (tmp_path / "met").mkdir()
-    pool.prepare(work.tool(diary, "hammer"))
+    pool.prepare(work.tool(diary, "hammer"), MODEL)
     task = work.task(work.tool(diary, "hammer"), partial(work.meet, tmp_path / "met", 2), ("a", "b"), size=1)
     assert len(list(pool.run(task, Heard()))) == 2
     other = tmp_path / "threads"
@@ -233,9 +286,27 @@ def test_a_worker_that_died_while_nothing_was_to_do_is_no_shards_fault(pool: Pro
         assert len(list(pool.run(task, Heard()))) == len(task.shards)
 
 
+def test_a_worker_sees_as_many_devices_as_its_task_needs(diary: Path) -> None:
+    """The names stand for devices that are not there: what matters is which of them a process is given."""
+    pool = Processes(None, ("4", "5", "6", "GPU-7"))
+
+    def seen(devices: int, shards: int) -> list[str]:
+        barrier = partial(work.see_devices, diary.with_name(f"met-{devices}"), shards)
+        task = work.task(work.tool(diary, "hammer"), barrier, ITEMS[:shards], size=1)
+        results = pool.run(replace(task, needs=Needs(model=True, devices=devices)), Heard())
+        return sorted(result.records[0].output_id for result in results)
+
+    assert seen(1, 4) == ["4", "5", "6", "GPU-7"], "one each"
+    assert seen(2, 2) == ["4,5", "6,GPU-7"], "two each, for a model that is cut over two"
+    assert seen(3, 1) == ["4,5,6"], "what is left over stays idle"
+    pool.prepare(work.tool(diary, "hammer"), MODEL)
+    assert seen(1, 4) == ["4", "5", "6", "GPU-7"]
+    pool.close()
+
+
 def test_what_others_have_finished_by_the_time_of_an_error_is_kept(diary: Path) -> None:
     pool = Processes(3)
-    pool.prepare(work.tool(diary, "hammer"))
+    pool.prepare(work.tool(diary, "hammer"), MODEL)
     task = work.task(work.tool(diary, "hammer"), work.refuse_late, ("a", "b", "c"), size=1)
     results = pool.run(task, Heard())
     finished = [next(results).shard]

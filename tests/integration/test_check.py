@@ -70,6 +70,7 @@ DISK = "run is on a disk with N GiB free, and the run would come to hold up to N
 MISSING: dict[str, list[str]] = {
     "demo": [],
     "smollm2-verifiable": [],
+    "semi-online": [],
     "paper": [TRAINING, SAMPLING, JUDGING, DISK],
     "paper-pairwise": [TRAINING, "the endpoint http://localhost:1/v1 cannot be reached", SAMPLING, DISK],
     "one-gpu-lora": [SAMPLING, JUDGING, DISK],

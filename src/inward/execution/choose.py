@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from inward.config import ExecutionSettings
 from inward.execution.here import Here
-from inward.execution.processes import Processes
-from inward.execution.task import Executor, Listener, Resource, Result, Task
+from inward.execution.processes import Processes, share_out
+from inward.execution.task import Executor, Listener, Needs, Resource, Result, Task
 from inward.hardware import accelerators, device_ids
 
 S = TypeVar("S")
@@ -28,8 +28,9 @@ class ByNeed:
     def run(self, task: Task[S, T, R], listener: Listener) -> Iterator[Result[R]]:
         return (self.workers if task.needs.model else self.here).run(task, listener)
 
-    def prepare(self, resource: Resource[Any]) -> None:
-        self.workers.prepare(resource)
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
+        if needs.model:
+            self.workers.prepare(resource, needs)
 
     def release(self) -> None:
         self.workers.release()
@@ -40,9 +41,11 @@ class ByNeed:
         self.here.close()
 
 
-def count_workers(settings: ExecutionSettings) -> int:
-    """Return how many workers share the shards of a stage: as the recipe says, else one for each accelerator, else one."""
-    return settings.workers or max(1, accelerators())
+def count_workers(settings: ExecutionSettings, devices: int = 1) -> int:
+    """Return how many workers share the shards of a stage whose model takes so many accelerators (`share_out`)."""
+    if settings.workers and devices == 1:
+        return settings.workers  # a set number needs no look at the hardware
+    return len(share_out(device_ids(), settings.workers, devices))
 
 
 def isolated(settings: ExecutionSettings) -> bool:
@@ -56,9 +59,8 @@ def isolated(settings: ExecutionSettings) -> bool:
 @contextmanager
 def executing(settings: ExecutionSettings) -> Iterator[Executor]:
     """Give the executor of a recipe for the length of the block."""
-    workers = settings.workers or 0
-    spread = workers > 1 or count_workers(settings) > 1 or isolated(settings)  # a set number needs no look at the hardware
-    executor: Executor = ByNeed(Here(), Processes(count_workers(settings), device_ids())) if spread else Here()
+    spread = count_workers(settings) > 1 or isolated(settings)
+    executor: Executor = ByNeed(Here(), Processes(settings.workers, device_ids())) if spread else Here()
     try:
         yield executor
     finally:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from inward.execution.task import Listener, Resource, Result, Shard, Task
+from inward.execution.task import Listener, Needs, Resource, Result, Shard, Task
 from inward.execution.worker import Holder, Meter, do_shard
 from inward.hardware import give_back_memory
 
@@ -33,7 +33,7 @@ class Here:
         if task.needs.model:
             give_back_memory()
 
-    def prepare(self, resource: Resource[Any]) -> None:
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
         """Do nothing: this process has other work until the task comes."""
 
     def release(self) -> None:

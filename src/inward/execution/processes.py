@@ -1,4 +1,4 @@
-"""The executor of this machine: a pool of worker processes, each with a device or a share of the processor of its own.
+"""The executor of this machine: a pool of worker processes, each with devices or a share of the processor of its own.
 
 Shards wait in one queue, and a worker that is free takes the next one. Workers live from task to task and keep their
 resource, so that a stage pays neither for the start of a process nor for loading an engine that is loaded already. A shard
@@ -14,12 +14,13 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from inward.errors import InwardError
 from inward.execution.children import Child, Gone, Nursery, how_it_died, receive
-from inward.execution.task import Listener, Resource, Result, Shard, Task
+from inward.execution.task import Listener, Needs, Resource, Result, Shard, Task
 from inward.execution.worker import Holder, Meter, do_shard
 from inward.runs.ledger import Cost
 
@@ -32,6 +33,8 @@ MOST_DEATHS = 3
 three is to blame itself."""
 PYTHON_ERROR = 1
 """The exit code of a process that an exception has ended."""
+RELEASED = "released"
+"""What a worker says when it has closed what it held."""
 
 
 @dataclass(slots=True)
@@ -41,20 +44,40 @@ class _Worker:
     shard: Shard[Any] | None = None  # what it has in work
     items: int = 0  # how far it is with that
     tokens: int = 0
+    sleeps: bool = False  # it may hold something that sleeps
+
+
+def share_out(devices: Sequence[str], workers: int | None, each: int) -> list[str | None]:
+    """Return what each worker sees of the accelerators, as CUDA_VISIBLE_DEVICES names it; None where there are none.
+
+    There are as many workers as groups of `each`, or `workers` if that is set: more of them share the devices in turn. A model
+    that is cut over several fills them all, so there are never more workers than groups for it.
+    """
+    if not devices:
+        return [None] * (workers or 1)
+    groups = [",".join(devices[start : start + each]) for start in range(0, len(devices) - each + 1, each)]
+    assert groups, f"a worker needs {each} accelerators, and there are {len(devices)}: the stage has to look before"
+    count = workers or len(groups)
+    return [groups[index % len(groups)] for index in range(count if each == 1 else min(count, len(groups)))]
 
 
 class Processes:
-    """An `Executor` over `workers` processes. Worker i sees the i-th of `devices`, in turn, if there are any."""
+    """An `Executor` over processes: `workers` of them, or one for every group of `devices` that a task needs (`share_out`).
 
-    def __init__(self, workers: int, devices: Sequence[str] = ()) -> None:
-        assert workers > 0, "a pool needs a worker"
-        self._devices = [devices[index % len(devices)] if devices else None for index in range(workers)]
+    Workers end where the next task needs groups of another size.
+    """
+
+    def __init__(self, workers: int | None, devices: Sequence[str] = ()) -> None:
+        assert workers is None or workers > 0, "a pool needs a worker"
+        self._share = partial(share_out, tuple(devices), workers)
+        self._devices = self._share(1)  # what each worker sees
         self._nursery = Nursery()
         self._workers: dict[int, _Worker] = {}
 
     def run(self, task: Task[S, T, R], listener: Listener) -> Iterator[Result[R]]:
         bare = replace(task, shards=())  # each worker is told of the task once, and then of one shard after the other
         waiting, deaths = deque(task.shards), Counter[str]()
+        self._regroup(task.needs)
         complete = False
         try:
             while waiting or any(worker.shard for worker in self._workers.values()):
@@ -75,21 +98,43 @@ class Processes:
             if not complete:  # an error, Ctrl-C, or whoever asked has had enough: what is in work is of no use any more
                 self._end_workers()
 
-    def prepare(self, resource: Resource[Any]) -> None:
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
         """Start the workers and have each make the resource while this process does something else."""
+        self._regroup(needs)
         for index in range(len(self._devices)):
+            self._worker(index).sleeps |= resource.sleeps
             self._send(index, resource)
 
     def release(self) -> None:
-        """Have the workers close what they hold. On accelerators they end, since a process keeps the memory of its device."""
-        if self._devices[0] is not None:
-            self._end_workers()
-        for index in list(self._workers):
-            self._send(index, None)
+        """Have the workers close what they hold, and wait until they have.
+
+        On accelerators they end, since a process keeps memory of its device, unless they hold something that sleeps.
+        """
+        for index, worker in list(self._workers.items()):
+            if self._devices[index] is not None and not worker.sleeps:
+                self._workers.pop(index).child.end()
+            else:
+                self._send(index, None)
+        waiting = set(self._workers)
+        while waiting:
+            for index, message in self._messages():
+                if isinstance(message, InwardError):
+                    raise message
+                if message is None:
+                    self._workers.pop(index).child.end()  # it is gone, and with it all that it held
+                if message in (None, RELEASED):
+                    waiting.discard(index)
 
     def close(self) -> None:
         self._end_workers()
         self._nursery.close()
+
+    def _regroup(self, needs: Needs) -> None:
+        """Give each worker as many devices as a task needs. A process cannot change those that it sees, so it ends."""
+        devices = self._share(needs.devices)
+        if devices != self._devices:
+            self._end_workers()
+            self._devices = devices
 
     def _hand_out(self, waiting: deque[Shard[Any]], task: Task[Any, Any, Any]) -> None:
         for index in range(len(self._devices)):
@@ -101,6 +146,7 @@ class Processes:
                 if worker.task is not task:
                     self._send(index, task)
                     worker.task = task
+                    worker.sleeps |= task.resource.sleeps
                 self._send(index, worker.shard)
 
     def _messages(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
@@ -211,6 +257,7 @@ def _serve(connection: Connection, device: str | None) -> None:
         try:
             if message is None:
                 holder.release()
+                speaker.send(RELEASED)
             elif isinstance(message, Task):
                 task = message
             elif isinstance(message, Shard):

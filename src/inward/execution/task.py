@@ -31,6 +31,9 @@ class Resource(Generic[S]):
     Whoever does the work keeps one resource at a time, and keeps it from task to task: the next task with an equal `kind` and
     `key` uses it as it is. One of the same kind with another key is turned into what is asked for by `renew`, if there is such
     a function and it returns True: an engine takes new weights. Anything else is closed first. All functions have to pickle.
+
+    `sleeps`: what is closed leaves next to nothing on an accelerator, and `renew` is much faster than `make` in a new process.
+    It is kept, closed, while others take turns (`Holder`), and its worker lives on where others end.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class Resource(Generic[S]):
     make: Callable[[], S]
     renew: Callable[[S], bool] | None = None
     close: Callable[[S], None] = let_go
+    sleeps: bool = False
 
 
 def make_nothing() -> None:
@@ -52,11 +56,13 @@ class Needs:
     """What doing a task takes.
 
     `model`: its resource is a model that is run here, so that it pays to spread the shards over workers, each with its share of
-    the processor or a device of its own. `at_once`: how many shards one process has in work at the same time, in threads; that
-    is for work that waits for somebody else's machine.
+    the processor or a device of its own. `devices`: how many accelerators a worker holds it on, where there are any.
+    `at_once`: how many shards one process has in work at the same time, in threads; that is for work that waits for somebody
+    else's machine.
     """
 
     model: bool = False
+    devices: int = 1
     at_once: int = 1
 
 
@@ -132,8 +138,8 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, resource: Resource[Any]) -> None:
-        """Make a resource ready for a task that is coming, where that can be done beside other work. Never raises."""
+    def prepare(self, resource: Resource[Any], needs: Needs) -> None:
+        """Make the resource of a task with such needs ready, where that can be done beside other work. Never raises."""
         ...
 
     def release(self) -> None:

@@ -25,31 +25,43 @@ IN_WORK = "in work"
 
 
 class Holder:
-    """Holds at most one resource and keeps it for the next task (`Resource` says when).
+    """Holds at most one open resource and keeps it for the next task (`Resource` says when).
 
-    What is released is closed, and kept only if it can be renewed: a closed engine takes a model faster than a new one.
+    What is released is closed, and kept only if it can be renewed: a closed engine takes a model faster than a new one. What
+    sleeps is kept, closed, beside the resources of other kinds.
     """
 
     def __init__(self) -> None:
         self._resource: Resource[Any] | None = None
         self._value: Any = None
         self._closed = False
+        self._asleep: dict[str, tuple[Resource[Any], Any]] = {}
 
     def get(self, resource: Resource[S]) -> S:
         """Return what a resource stands for: the one that is held, that one renewed, or a new one."""
         held = self._resource
         if held is not None and not self._closed and (held.kind, held.key) == (resource.kind, resource.key):
             return self._value  # type: ignore[no-any-return]
-        if held is None or held.kind != resource.kind or not self._renew(resource):
+        if held is None or held.kind != resource.kind:
+            self._change(resource.kind)
+        if not self._renew(resource):
             self.release()
             self._resource, self._value = None, None
             self._value = resource.make()
         self._resource, self._closed = resource, False
         return self._value  # type: ignore[no-any-return]
 
+    def _change(self, kind: str) -> None:
+        """Close what is held, and take up what sleeps of another kind, if anything does."""
+        self.release()
+        if self._resource is not None and self._resource.sleeps:
+            self._asleep[self._resource.kind] = (self._resource, self._value)
+        self._resource, self._value = self._asleep.pop(kind, (None, None))
+        self._closed = True
+
     def _renew(self, resource: Resource[Any]) -> bool:
         """Turn what is held into a resource; say whether that was possible. A renewal that fails leaves nothing to use."""
-        if resource.renew is None:
+        if self._resource is None or resource.renew is None:
             return False
         held, value = self._resource, self._value
         self._resource, self._value = None, None
@@ -140,7 +152,7 @@ def _cost(
         stage=task.place.stage,
         part=part,
         seconds=seconds,
-        device_seconds=seconds * _devices() if task.needs.model else 0.0,
+        device_seconds=seconds * _devices(task) if task.needs.model else 0.0,
         items=len(items),
         tokens=sum(map(task.tokens, records)),
         judge_calls=sum(map(task.calls, records)),
@@ -149,6 +161,6 @@ def _cost(
     )
 
 
-def _devices() -> int:
-    """Return how many accelerators this worker uses, without loading torch to find out: without it there can be none."""
-    return min(1, accelerators()) if "torch" in sys.modules else 0
+def _devices(task: Task[Any, Any, Any]) -> int:
+    """Return how many accelerators a task uses here, without loading torch to find out: without it there can be none."""
+    return min(task.needs.devices, accelerators()) if "torch" in sys.modules else 0

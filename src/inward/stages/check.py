@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 from inward.config import EndpointSettings, PairwiseJudge
 from inward.errors import InwardError, MissingExtraError, UsageError
+from inward.execution.choose import count_workers
 from inward.hardware import accelerators, memory_of_process, processors
 from inward.runs.ledger import read_costs
 from inward.runs.opening import locked, may_open
 from inward.stages import footprint, packages
+from inward.stages.engine import sampler_needs
 from inward.stages.findings import Findings
 from inward.stages.footprint import DiskForecast, MemoryForecast
 from inward.stages.forecast import Dealt, IterationForecast, Kind, forecast, projected
@@ -94,6 +96,7 @@ def _check_devices(run: Run, findings: Findings) -> None:
     execution = run.recipe.execution
     for key, count in (("execution.workers", execution.workers), ("execution.processes", execution.processes)):
         findings.attempt(partial(require_devices, key, count or 1))
+    findings.attempt(partial(sampler_needs, run.recipe))
 
 
 def require_devices(key: str, count: int) -> None:
@@ -186,14 +189,20 @@ def _at_once(run: Run) -> dict[Kind, int]:
     from inward.stages.judging import needs_of
 
     judging, validating = needs_of(run.recipe.judge), needs_of(run.recipe.validation_judge)
-    workers = run.workers
+    workers, drawing = run.workers, _drawing_workers(run)
     return {
-        "outputs": workers,
-        "validation": workers,
+        "outputs": drawing,
+        "validation": drawing,
         "reference": workers,
         "verdicts": workers if judging.model else judging.at_once,
         "judging of validation": workers if validating.model else validating.at_once,
     }
+
+
+def _drawing_workers(run: Run) -> int:
+    """Return how many workers draw outputs at once, each with all the accelerators that one engine takes."""
+    needs = Findings().attempt(partial(sampler_needs, run.recipe))  # that there are too few, `_check_devices` has said
+    return count_workers(run.recipe.execution, 1 if needs is None else needs.devices)
 
 
 def _memory(run: Run, inputs: Inputs, findings: Findings) -> list[MemoryForecast]:
@@ -204,7 +213,7 @@ def _memory(run: Run, inputs: Inputs, findings: Findings) -> list[MemoryForecast
     longest, output = max(counts, default=recipe.prompts.max_tokens), recipe.sampling.max_new_tokens
     parts: list[Callable[[], MemoryForecast | None]] = []
     if seed is not None:
-        parts.append(partial(footprint.sampling_memory, recipe, seed, longest, workers))
+        parts.append(partial(footprint.sampling_memory, recipe, seed, longest, _drawing_workers(run)))
     for key, judge in footprint.judges_of(recipe):
         parts.append(partial(footprint.judge_memory, recipe, key, judge, longest, output, workers))
     if seed is not None and (processes := findings.attempt(lambda: run.training_processes)) is not None:

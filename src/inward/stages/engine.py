@@ -7,13 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inward.config import Recipe
+from inward.config import Recipe, VllmSettings
+from inward.errors import UsageError
 from inward.execution.choose import count_workers
-from inward.execution.task import Resource
+from inward.execution.task import Needs, Resource
+from inward.hardware import accelerators
 from inward.stages.set_up import set_up
 
 if TYPE_CHECKING:
     from inward.engines.engine import Engine
+
+ASLEEP = frozenset({"vllm"})
+"""The engines that, closed on an accelerator, sleep: they keep neither weights nor keys there, and wake with another model."""
 
 
 def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: date) -> Resource[Engine]:
@@ -24,13 +29,30 @@ def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: d
     An engine that was made in the same way takes the model by itself (`Engine.load`).
     """
     made = (recipe.sampling.engine, recipe.model.dtype, recipe.sampling.rows, recipe.model.trust_remote_code, today)
+    workers = count_workers(recipe.execution, sampler_needs(recipe).devices)
     return Resource(
         kind=f"engine {made}",
         key=(str(model), str(base)),
-        make=partial(start_engine, recipe, model, base, today, count_workers(recipe.execution)),
+        make=partial(start_engine, recipe, model, base, today, workers),
         renew=partial(_take_model, model, base),
         close=_close,
+        sleeps=recipe.sampling.engine in ASLEEP and accelerators() > 0,
     )
+
+
+def sampler_needs(recipe: Recipe) -> Needs:
+    """Return what drawing takes: workers with a model each, over as many accelerators as the engine cuts it.
+
+    Raises UsageError where there are accelerators, but fewer.
+    """
+    options = recipe.sampling.engine_options
+    devices = options.tensor_parallel if isinstance(options, VllmSettings) else 1
+    if devices > 1 and 0 < (gpus := accelerators()) < devices:
+        raise UsageError(
+            f"sampling.vllm.tensor_parallel = {devices} cuts the model over {devices} GPUs, and there are {gpus}: "
+            f"set it to {gpus} or fewer, or leave it out"
+        )
+    return Needs(model=True, devices=devices)
 
 
 def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, processes: int = 1) -> Engine:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inward.config import Arm, RoutedJudge
 from inward.errors import UsageError
 from inward.records import Prompt
-from inward.stages.engine import engine_of
+from inward.stages.engine import engine_of, sampler_needs
 from inward.stages.findings import Findings
 from inward.stages.pins import pin
 from inward.stages.run import ArmIteration, Run
@@ -39,7 +39,8 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     """
     recipe = run.recipe
     if not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
-        run.executor.prepare(engine_of(recipe, seed, today=run.started))  # workers load it while this process reads the prompts
+        engine = engine_of(recipe, seed, today=run.started)
+        run.executor.prepare(engine, sampler_needs(recipe))  # workers load it while this process reads the prompts
     findings = Findings()
     dealt = inspect(run, seed, findings).draw
     findings.require_none()

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def workers(self) -> int:
-        """Over how many workers the shards of a task with a model are spread."""
+        """Over how many workers the shards of a task are spread whose model is on one device."""
         return count_workers(self.recipe.execution)
 
 

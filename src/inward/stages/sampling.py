@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inward.config import Arm, Recipe
+from inward.execution.choose import count_workers
 from inward.execution.cut import cut
-from inward.execution.task import Advance, Needs, Task
+from inward.execution.task import Advance, Task
 from inward.records import Output, Prompt
 from inward.sampling.draws import Draws
-from inward.stages.engine import engine_of
+from inward.stages.engine import engine_of, sampler_needs
 from inward.stages.run import ArmIteration
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def draw_outputs(
 
     The seed depends on the iteration and the `purpose` only: both arms and all checkpoints share it.
     """
-    run = now.run
+    run, needs = now.run, sampler_needs(now.run.recipe)
     by_length = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
     shards = cut(
         by_length,
@@ -56,14 +57,14 @@ def draw_outputs(
         key=lambda prompt: prompt.id,
         identify=lambda prompt: prompt.id,
         largest=run.recipe.execution.shard_prompts,
-        workers=run.workers,
+        workers=count_workers(run.recipe.execution, needs.devices),
     )
     task = Task(
         place=now.place(stage),
         shards=shards,
         resource=engine_of(run.recipe, model, base, today=run.started),
         work=partial(_draw_shard, run.recipe, now.arm, draws, now.seed(purpose)),
-        needs=Needs(model=True),
+        needs=needs,
         tokens=_count_tokens,
     )
     return run.complete(task, folder, Output, unit="outputs", units_per_item=draws.k)

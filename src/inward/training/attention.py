@@ -4,12 +4,13 @@ A pack is cut into segments. The tokens of a segment attend causally to their ow
 segment that comes before it: a completion's prefix is its prompt, so that prompt is computed once for both completions. The
 sums are those of ordinary attention, so the gradients are exact.
 
-Two ways to compute it, hooked in as an attention function of `transformers`:
+Three ways to compute it, hooked in as an attention function of `transformers`:
 
 - `blocked` (processors): blocks of queries against the keys that they may see, as plain matrix products, computed again in
   the backward pass instead of being kept. Measured with bf16 on two cores, a layer's forward and backward pass over seven pairs
   of 125 + 2 x 235 tokens takes 37 ms, and 123 ms when gathered (docs/log.md).
 - `gathered` (accelerators): each sequence with its prefix as a row of one padded causal `scaled_dot_product_attention`.
+- `varlen` (accelerators, in a module of its own): kernels that need no padding, where a trial proves them (`accelerated`).
 
 Dimensions: T tokens of the pack, H query heads, K key/value heads, G = H / K, W width of a head, Q queries of a block, S keys
 that they see, R rows, L tokens of the longest row.
@@ -17,9 +18,10 @@ that they see, R rows, L tokens of the longest row.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -29,7 +31,9 @@ from torch import Tensor
 from inward.engines.transformers.shared_prefix import UNSUPPORTED
 from inward.hardware import to_device
 from inward.models.architectures import UnsupportedAttention
+from inward.training.varlen import Compute, Heads, Runs, make_runs, varlen, why_not
 
+log = logging.getLogger(__name__)
 NAME = "inward_pack"
 BLOCK = 128
 """Queries that are computed at once: of 128, 256 and 512 the fastest or as fast at all lengths tried (two cores, bf16)."""
@@ -74,8 +78,19 @@ class Layout:
             self._rows[device] = to_device(index_RL, device), to_device(place_T, device)
         return self._rows[device]
 
+    def runs(self, device: torch.device) -> Runs:
+        """Return the sequences that `varlen` computes, on a device: made and copied once, as `rows`."""
+        if device not in self._runs:
+            keys_S, query_ends, key_ends = make_runs(self.segments)
+            self._runs[device] = to_device(keys_S, device), to_device(query_ends, device), to_device(key_ends, device)
+        return self._runs[device]
+
     @cached_property
     def _rows(self) -> dict[torch.device, Rows]:
+        return {}
+
+    @cached_property
+    def _runs(self) -> dict[torch.device, Runs]:
         return {}
 
     def _make_rows(self) -> Rows:
@@ -142,8 +157,50 @@ def attention(
         result: tuple[Tensor, None] = plain(module, query, key, value, None, scaling=scaling, **kwargs)
         return result
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    compute = blocked if query.device.type == "cpu" else gathered
+    compute = blocked if query.device.type == "cpu" else accelerated(heads_of(query[0], key[0], value[0], factor))
     return compute(query[0], key[0], value[0], factor, layout).transpose(0, 1).contiguous().unsqueeze(0), None
+
+
+def heads_of(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Heads:
+    """Return what the choice of a kernel depends on."""
+    return Heads(
+        device=query.device,
+        dtype=query.dtype,
+        query=query.shape[0],
+        key=key.shape[0],
+        width=query.shape[2],
+        value_width=value.shape[2],
+        scaling=scaling,
+    )
+
+
+@cache
+def accelerated(heads: Heads) -> Compute:
+    """Return how an accelerator computes packs of such shapes: without padding where a trial proves that. It is said once.
+
+    The first pass of a model asks, which is the trial that decides whether it is trained in packs at all.
+    """
+    reason = why_not(varlen, gathered, blocked, TRIAL, heads)
+    shapes = f"{heads.query} heads of {heads.width} in {str(heads.dtype).removeprefix('torch.')}"
+    if reason is None:
+        log.info("attention within packs (%s) is computed by variable-length kernels", shapes)
+        return varlen
+    log.warning("attention within packs (%s) is computed in padded rows: %s", shapes, reason)
+    return gathered
+
+
+TRIAL = Layout(
+    (
+        Segment(0, 150),
+        Segment(150, 350, 0, 150),
+        Segment(350, 361, 0, 150),
+        Segment(361, 362),
+        Segment(362, 490, 361, 362),
+        Segment(490, 491, 361, 362),
+        Segment(491, 700),
+    )
+)
+"""A pack whose segments and prefixes lie across the kernels' blocks of 64 and 128 and within them, some of them one token."""
 
 
 class _Blocked(torch.autograd.Function):
