@@ -93,11 +93,11 @@ def test_every_shipped_recipe_is_checked_here() -> None:
 @pytest.mark.usefixtures("bare_machine")
 @pytest.mark.parametrize("name", sorted(MISSING))
 def test_a_shipped_recipe_says_what_the_machine_lacks_for_it(name: str, tmp_path: Path) -> None:
-    large = not name.startswith(("demo", "smollm2"))
-    model = shape_only(tmp_path / "8b", LLAMA_8B) if large else tiny_model(tmp_path / "tiny")
+    recipe = load_recipe(shipped()[name])
+    small = recipe.model.path == "smollm2"
+    model = tiny_model(tmp_path / "tiny") if small else shape_only(tmp_path / "8b", LLAMA_8B)
     overrides = [f"model.path={model}", "model.dtype=bfloat16", "prompts.per_iteration=6", "prompts.validation=4"]
     overrides += ["prompts.sources=[{ kind = 'tasks', count = 32 }]", "prompts.max_tokens=2048"]
-    recipe = load_recipe(shipped()[name])
     if recipe.judge.kind == "reward_model":
         judge = LLAMA_8B | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
         overrides += [f"judge.path={shape_only(tmp_path / 'judge', judge)}", "judge.dtype=bfloat16"]

@@ -209,4 +209,6 @@ def test_the_settings_that_alter_nothing_are_marked_wherever_they_stand() -> Non
     assert {f"judge_limits.{name}" for name in JudgeLimits.model_fields} <= keys
     for stored in ("judge.routes.0.judge.endpoint", f"{asked}model", "judge.otherwise.function", "training.beta", "seed"):
         assert stored not in keys
-    assert not any(key.startswith(("validation", "sampling", "pairing", "prompts", "model", "thought")) for key in keys)
+    stored_tables = ("validation", "pairing", "prompts", "model", "thought")
+    assert not any(key.startswith(stored_tables) for key in keys)
+    assert all(key.startswith(("sampling.vllm", "sampling.endpoint")) for key in keys if key.startswith("sampling"))
