@@ -1,4 +1,4 @@
-"""Which model a name stands for: a folder, a GGUF file, an embedded model or a name on the Hugging Face Hub."""
+"""Which model a name stands for: a folder, a GGUF file, an embedded model, a URL or a name on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from inward.errors import UsageError
 from inward.models.embedded import EMBEDDED, get_smollm2
 from inward.models.gguf import get_gguf, is_gguf
 from inward.models.kept import Report
+from inward.store.models import fetched_model
+from inward.store.remote import is_url, path_of
 
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
 """The files of a Hub model that hold its configuration and its tokenizer."""
 
 
-def resolve(path: str, report: Report | None = None) -> Path | str:
-    """Return the folder of an existing model, of an embedded name or of a GGUF file, else the Hub name as it is.
+def resolve(path: str, report: Report | None = None, *, code: bool = False) -> Path | str:
+    """Return the folder of an existing model, of an embedded name, of a GGUF file or of a URL, else the Hub name as it is.
 
-    An embedded model is fetched and a GGUF file dequantised where that has not been done; `report` is told. Raises UsageError
-    where `path` can only be a folder or file and is not one, or does not hold a model.
+    An embedded model and one in a store are fetched and a GGUF file dequantised where that has not been done; `report` is
+    told. Python files are fetched from a store only with `code`. Raises UsageError where `path` can only be a folder or file
+    and is not one, or does not hold a model.
     """
     if path in EMBEDDED:
         return get_smollm2(report=report)
-    folder = Path(path).expanduser()
+    folder = fetched_model(path, code=code, report=report) if is_url(path) else path_of(path)
     if is_gguf(path) and not folder.is_dir():
         return get_gguf(folder, report=report)
     if folder.is_dir():
@@ -81,7 +84,7 @@ def missing_model(path: str, error: Exception) -> UsageError:
     reason = f" ({lines[0]})" if lines else ""
     return UsageError(
         f"model {path!r} is neither a folder here nor a model that could be loaded from the Hugging Face Hub{reason}. "
-        f"Give a folder made by `save_pretrained`, a GGUF file, a Hub name such as 'owner/model', or "
+        f"Give a folder made by `save_pretrained`, its URL, a GGUF file, a Hub name such as 'owner/model', or "
         f"{', '.join(map(repr, EMBEDDED))}."
     )
 

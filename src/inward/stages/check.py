@@ -128,7 +128,7 @@ def _directory(run: Run, findings: Findings) -> State:
 
 
 def _try_lock(run: Run) -> None:
-    with locked(run.dir):
+    with locked(run.dir, run.reporter):
         pass
 
 
