@@ -49,7 +49,8 @@ def audit(
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="What a field of --gold is called in the file.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where verdicts on --gold are kept. Default: RUN/audit, or the cache for a recipe or a URL.")
+        Path | None,
+        typer.Option(help="Where verdicts on --gold are kept. Default: RUN/audit, or the cache for recipes and URLs."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all figures.")] = False,
 ) -> None:

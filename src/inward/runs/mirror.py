@@ -1,4 +1,4 @@
-"""Publishing a run while it is worked on: whatever is finished in its copy on this machine comes to the store, in the background.
+"""Publishing a run while it is worked on: whatever is finished in its copy on this machine comes to the store meanwhile.
 
 `storage` finishes files and folders by a rename, whichever process makes them. So nothing has to tell this module what is
 finished: it looks. Two looks that see the same prove that all of it was there at one instant; that state is brought to the
@@ -19,10 +19,11 @@ from typing import TypeAlias
 
 from inward.errors import RunLockedError, StorageError
 from inward.models.identity import file_digest
+from inward.models.origins import note_origin
 from inward.runs.claim import Claim, take
-from inward.runs.working_copy import bring_up_to_date, name_copy, note_published
 from inward.runs.place import Place
 from inward.runs.progress import Reporter
+from inward.runs.working_copy import bring_up_to_date, name_copy, note_published
 from inward.storage import TEMPORARY
 from inward.store.index import LOCAL_ONLY, TRANSFERS, Entry, Index, is_replaced, whole_folder_of, write_index
 from inward.store.remote import Unreachable, open_store
@@ -39,12 +40,16 @@ Stamp: TypeAlias = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Mirror:
-    """Keeps the store at what is finished under `root`. One thread publishes; `check` and `finish` are for the main one."""
+    """Keeps the store at what is finished under `root`. One thread publishes; `check` and `finish` are for the main one.
+
+    `stray` are objects that no index may come to name, since whoever brought them was killed or found them gone.
+    """
 
     root: Path
     claim: Claim
     reporter: Reporter
     index: Index
+    stray: set[str] = field(default_factory=set)
     error: StorageError | None = None
     failing_since: float = 0.0
     stamps: Mapping[str, Stamp] = field(default_factory=dict)
@@ -100,6 +105,7 @@ class Mirror:
             entries = {name: entry_of(self.root, name) for name in touched}
             known = {**self.index.files, **entries}
             changed = [name for name in touched if entries[name] is None or self.index.files.get(name) != entries[name]]
+            self.stray.update(changed)
             self._withdraw({name for name in changed if self.index.files.get(name) is not None})
             with ThreadPoolExecutor(TRANSFERS) as pool:
                 for _ in pool.map(lambda name: self._upload(name, files[name]), changed):
@@ -136,10 +142,11 @@ class Mirror:
             self._write(kept)
 
     def _commit(self, finished: dict[str, Entry]) -> None:
-        gone = [name for name in self.index.files if name not in finished]
+        gone = (self.index.files.keys() | self.stray) - finished.keys()
         if finished != self.index.files:
             self._write(finished)
-        self.claim.store.delete(gone)
+        self.claim.store.delete(sorted(gone))
+        self.stray.clear()
 
     def _write(self, files: dict[str, Entry]) -> None:
         self.claim.require()
@@ -190,7 +197,14 @@ def mirrored(root: Path, url: str, reporter: Reporter) -> Iterator[Reporter]:
         index = bring_up_to_date(store, root, claim.copy)
         write_index(store, Index(claim.copy, index.files))  # it shows at once whether the store takes what is written
         note_published(store, root, claim.copy)
-        mirror = Mirror(root, claim, reporter, Index(claim.copy, index.files))
+        mirror = Mirror(
+            root,
+            claim,
+            reporter,
+            Index(claim.copy, index.files),
+            stray={name for name in store.list() if not is_replaced(name)},
+        )
+        note_origin(root, url)
         with ThreadPoolExecutor(2) as pool:
             mirror.threads = (pool.submit(mirror.watch), pool.submit(claim.beat, released))
             try:

@@ -27,7 +27,7 @@ LOCAL_ONLY = (".lock", ".store.json")
 """Files at the root of a run's copy on this machine that are about the copy."""
 TRANSFERS = 8
 """Objects that travel side by side."""
-_WHOLE = re.compile(r"(.*/)?(iter_\d+/model|checkpoints/epoch_\d+|checkpoints/state/step_\d+)(?=/)")
+_WHOLE = re.compile(r"(.*/)?(iter_\d+/(model|optimiser)|checkpoints/(optimiser/)?epoch_\d+|checkpoints/state/step_\d+)(?=/)")
 Entry: TypeAlias = tuple[int, str] | None
 """Size in bytes and SHA-256 of what is written once; None for what is replaced."""
 
@@ -45,14 +45,14 @@ class Changed(Exception):
 
 
 def whole_folder_of(name: str) -> str | None:
-    """Return the folder a file belongs to that exists whole or not at all: a model, a checkpoint or a training state."""
+    """Return the folder a file belongs to that exists whole or not at all: a model, a checkpoint or a state of training."""
     match = _WHOLE.match(name)
     return match[0] if match else None
 
 
 def is_replaced(name: str) -> bool:
     """Return whether a file may get another content under its name, in one piece or by rows at its end."""
-    return whole_folder_of(name) is None and not name.endswith(".parquet")
+    return whole_folder_of(name) is None and not name.rpartition("/")[2].startswith("part-")
 
 
 def read_index(store: Store) -> Index | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,25 +14,35 @@ from inward.records import content_id
 from inward.store.index import TRANSFERS, Changed, Entry, fetch, read_index
 from inward.store.remote import Store, Unreachable, open_store
 
-SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors")
-"""Endings of the files that belong to a model; its code (`.py`) does where it is trusted."""
+SUFFIXES = (".json", ".jinja", ".model", ".txt")
+"""Endings of the files that hold a model's configuration and its tokenizer; its code (`.py`) is fetched where it is trusted."""
+WEIGHTS = ".safetensors"
+POLL_S = 2.0
+"""How often the index is read again for a model that is not published yet."""
 
 
-def fetched_model(url: str, *, code: bool = False, report: Report | None = None) -> Path:
+def fetched_model(
+    url: str, *, code: bool = False, weights: bool = True, report: Report | None = None, patience_s: float = 0.0
+) -> Path:
     """Return a folder here with the model at a URL, which is fetched unless the very same one is kept already.
 
-    Of a run's model the run's recipe is fetched too, so that it is known by which thought format it was trained.
+    `weights` and `code` say whether these are fetched with its configuration and its tokenizer.
+
+    Of a run's model the run's recipe is fetched too, so that it is known by which thought format it was trained; one that is
+    not published yet is waited for for `patience_s`.
     Raises UsageError where there is no model, or none that is whole; StorageError.
     """
     store = open_store(url)
     run, name = _run_around(store.url)
     say = report or (lambda _: None)
     if run is not None:
-        files = _files_in_run(run, name)
+        files = {**_files_in_run(run, name, patience_s), "config.json": None}
+        if not weights:
+            files = {file: entry for file, entry in files.items() if not file.endswith(WEIGHTS)}
         needed = sum(entry[0] for entry in files.values() if entry)
         identity = content_id(run.url, *(f"{file} {entry}" for file, entry in sorted(files.items())))
         return _keep(store, identity, needed, partial(_fetch_of_run, run, files), say) / name
-    suffixes = (*SUFFIXES, ".py") if code else SUFFIXES
+    suffixes = (*SUFFIXES, *((WEIGHTS,) if weights else ()), *((".py",) if code else ()))
     objects = {path: found for path, found in store.list().items() if path.endswith(suffixes)}
     if not objects:
         raise UsageError(f"{url} holds no model: give the URL of a folder with config.json, weights and a tokenizer")
@@ -56,14 +67,18 @@ def _run_around(url: str) -> tuple[Store | None, str]:
     return None, ""
 
 
-def _files_in_run(run: Store, name: str) -> dict[str, Entry]:
-    index = read_index(run)
-    assert index is not None
-    files = {file: entry for file, entry in index.files.items() if name and file.startswith(f"{name}/")}
+def _files_in_run(run: Store, name: str, patience_s: float) -> dict[str, Entry]:
+    until = time.monotonic() + patience_s
+    while True:
+        index = read_index(run)
+        files = {file: entry for file, entry in index.files.items() if file.startswith(f"{name}/")} if index and name else {}
+        if files or not name or time.monotonic() >= until:
+            break
+        time.sleep(POLL_S)
     if not files:
         what = f"{name} is not finished in the run {run.url}" if name else f"{run.url} is a run, not a model"
         raise UsageError(f"{what}: `inward status {run.url}` shows how far it is; its models are <arm>/iter_NNN/model")
-    return {**files, "config.json": None}
+    return files
 
 
 def _fetch_of_run(run: Store, files: Mapping[str, Entry], folder: Path) -> None:

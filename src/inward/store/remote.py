@@ -40,7 +40,9 @@ def path_of(place: str) -> Path:
     if place.lower().startswith("file://"):
         parts = urlsplit(place)
         if parts.netloc not in ("", "localhost"):
-            raise UsageError(f"{place} names the machine {parts.netloc!r}; a path of this one has three slashes: file:///folder")
+            raise UsageError(
+                f"{place} names the machine {parts.netloc!r}; a path of this one has three slashes: file:///folder"
+            )
         return Path(url2pathname(parts.path))
     return Path(place).expanduser()
 
@@ -138,7 +140,9 @@ def store_errors(doing: str, url: str) -> Iterator[None]:
             "or the store's own settings, that may list, read, write and delete there"
         ) from error
     except FileNotFoundError as error:
-        raise StorageError(f"cannot {doing} {url}: the bucket does not exist ({_reason(error)}). Make it, or mend the URL") from error
+        raise StorageError(
+            f"cannot {doing} {url}: the bucket does not exist ({_reason(error)}). Make it, or mend the URL"
+        ) from error
     except _failures() as error:
         if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
             raise  # whoever wrote the file here says what to do
