@@ -73,10 +73,12 @@ class Claim:
 def take(store: Store, copy: str) -> Claim:
     """Take the lock for a copy, which this process is the only one to work in. Raises RunLockedError, StorageError."""
     claim = Claim(store, copy, uuid.uuid4().hex, time.time())
-    while not store.create(LOCK, claim._content()):
+    while True:
         holder = _read(store)
         if holder is None:
-            continue  # it was given back just now
+            if store.create(LOCK, claim._content()):
+                break
+            continue  # another one was faster
         if holder["copy"] != copy and _alive(store, holder):
             age = max(0, round(time.time() - holder["alive"]))
             raise RunLockedError(
@@ -85,7 +87,7 @@ def take(store: Store, copy: str) -> Claim:
             )
         claim._write()  # the holder is dead: it worked in the copy that is ours now, or gives no sign
         break
-    claim.require()  # of two who took it over at once, the last has it; so it is where a store knows no exclusive writes
+    claim.require()  # of two who took it over at once, the last has it
     return claim
 
 

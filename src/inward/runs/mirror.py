@@ -194,16 +194,12 @@ def mirrored(root: Path, url: str, reporter: Reporter) -> Iterator[Reporter]:
     store = open_store(url)
     claim, released = take(store, name_copy(store, root)), Event()
     try:
-        index = bring_up_to_date(store, root, claim.copy)
-        write_index(store, Index(claim.copy, index.files))  # it shows at once whether the store takes what is written
+        index = Index(claim.copy, bring_up_to_date(store, root, claim.copy, reporter.say).files)
+        claim.require()
+        write_index(store, index)  # it shows at once whether the store takes what is written
         note_published(store, root, claim.copy)
-        mirror = Mirror(
-            root,
-            claim,
-            reporter,
-            Index(claim.copy, index.files),
-            stray={name for name in store.list() if not is_replaced(name)},
-        )
+        stray = {name for name in store.list() if not is_replaced(name)}
+        mirror = Mirror(root, claim, reporter, index, stray)
         note_origin(root, url)
         with ThreadPoolExecutor(2) as pool:
             mirror.threads = (pool.submit(mirror.watch), pool.submit(claim.beat, released))

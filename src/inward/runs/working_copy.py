@@ -9,6 +9,7 @@ from what is published.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from inward.errors import StorageError, UsageError
@@ -34,7 +35,7 @@ def name_copy(store: Store, root: Path) -> str:
     return str(read_json(path)["copy"])
 
 
-def bring_up_to_date(store: Store, root: Path, copy: str) -> Index:
+def bring_up_to_date(store: Store, root: Path, copy: str, say: Callable[[str], None]) -> Index:
     """Make the copy hold all that is published, and return that. Call while holding both locks.
 
     Raises UsageError where the store holds something else than a run, or no longer the run that this copy is of.
@@ -46,6 +47,8 @@ def bring_up_to_date(store: Store, root: Path, copy: str) -> Index:
             return Index(copy, {})
         if index.copy == copy:
             return index
+        if index.files:
+            say(f"The run was last worked on elsewhere: fetching what is finished from {store.url} into {root}")
         try:
             fetch(store, index.files, root)
         except Changed as error:
