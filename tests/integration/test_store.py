@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from inward.cli.main import app
 from inward.errors import MissingExtraError, RunLockedError, StorageError, UsageError
 from inward.models import origins
-from inward.models.names import local_copy, local_folder
+from inward.models.names import config_folder, local_copy, local_folder
 from inward.runs import claim, mirror
 from inward.runs.directory import RunDir
 from inward.runs.mirror import Mirror, mirrored
@@ -322,7 +322,7 @@ def test_a_store_that_takes_nothing_is_told_at_once(
 
 
 def test_a_bucket_that_does_not_exist(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="the bucket does not exist"):
+    with pytest.raises(StorageError, match="there is no such bucket"):
         work(tmp_path / "run", open_store("s3://no-such-bucket-at-all/run"), {})
     with pytest.raises(UsageError, match="holds no model"):
         fetched_model("s3://no-such-bucket-at-all/model")
@@ -375,6 +375,10 @@ def test_a_model_in_a_store_is_fetched_once_and_again_when_it_is_another(store: 
     assert local_folder(store.url) == kept
     assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == stamps
     assert (local_folder(store.url, trust_remote_code=True) / "code.py").exists()
+    described = config_folder(store.url)
+    assert {path.name for path in described.iterdir()} == {
+        path.name for path in kept.iterdir() if path.suffix != ".safetensors"
+    }
     store.upload("config.json", tiny_model(tmp_path / "other", layers=1) / "config.json")
     assert local_folder(store.url) != kept
     store.delete(["config.json"])
@@ -469,7 +473,7 @@ def _kill_and_compare(server: Server, forks: Forks, recipe: Path, tmp_path: Path
         assert sorted(found) == sorted(expected)
         assert [name for name, content in expected.items() if found[name] != content] == []
     assert {name for name in store.list() if not name.startswith(".inward/")} == set(expected)
-    _read_by_commands(url, tmp_path)
+    _read_by_commands(url, recipe, tmp_path)
 
 
 def files_in_index(store: Store) -> set[str]:
@@ -482,8 +486,13 @@ def _passing(store: Store) -> set[str]:
     return {name for name in files_in_index(store) if "/checkpoints/" in name}
 
 
-def _read_by_commands(url: str, tmp_path: Path) -> None:
+def _read_by_commands(url: str, recipe: Path, tmp_path: Path) -> None:
     cli = CliRunner()
+    checked = cli.invoke(app, ["run", str(recipe), "--out", url, "--check", "--json"])
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["state"] == "finished"
+    missing = cli.invoke(app, ["run", str(recipe), "--out", "s3://no-such-bucket-at-all/run", "--check"])
+    assert "there is no such bucket" in str(missing.exception), missing.output
     status = cli.invoke(app, ["status", url, "--json"])
     assert status.exit_code == 0, status.output
     document = json.loads(status.stdout)

@@ -44,7 +44,7 @@ def run(
     from inward.execution.choose import executing
     from inward.loop import run_loop
     from inward.runs.ledger import compact
-    from inward.runs.opening import command_to_go_on, locked, prepare, run_at
+    from inward.runs.opening import command_to_go_on, locked, prepare, run_at, to_check
     from inward.runs.progress import tracked
     from inward.stages.run import Run
 
@@ -53,7 +53,7 @@ def run(
     directory = run_at(out or Path("runs") / path.stem)
     reporter = make_reporter()
     if check:
-        return _check(Run(settings, directory, reporter), json_output)
+        return _check(Run(settings, to_check(directory), reporter), json_output)
     try:
         with locked(directory, reporter) as watched:
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))

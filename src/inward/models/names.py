@@ -22,8 +22,8 @@ def resolve(path: str, report: Report | None = None, *, code: bool = False, weig
     """Return the folder of an existing model, of an embedded name, of a GGUF file or of a URL, else the Hub name as it is.
 
     An embedded model and one in a store are fetched and a GGUF file dequantised where that has not been done; `report` is
-    told. From a store, Python files are fetched only with `code`, and weights with `weights`. Raises UsageError where `path` can only be a folder or file
-    and is not one, or does not hold a model.
+    told. From a store, Python files are fetched only with `code`, and weights only with `weights`. Raises UsageError where
+    `path` can only be a folder or file and is not one, or does not hold a model.
     """
     if path in EMBEDDED:
         return get_smollm2(report=report)

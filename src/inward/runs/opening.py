@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from inward.config import Recipe, harmless_keys, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.runs.claim import take
 from inward.runs.directory import RunDir
 from inward.runs.mirror import mirrored
-from inward.runs.progress import Reporter
+from inward.runs.progress import Reporter, Silent
 from inward.runs.provenance import provenance
 from inward.runs.working_copy import RECORD, copy_folder
 from inward.storage import TEMPORARY, remove_leftovers, storage_errors, write_bytes, write_json
@@ -31,6 +32,11 @@ def run_at(place: str | Path) -> RunDir:
     if is_url(place := str(place)):
         return RunDir(copy_folder(place, "work"), place.rstrip("/"))
     return RunDir(path_of(place))
+
+
+def to_check(run: RunDir) -> RunDir:
+    """Return what there is of a run before it is worked on: of one in a store, a copy of what is published."""
+    return run if run.url is None else _to_read(run.url, weights=False)
 
 
 def open_existing(place: str | Path, *, weights: bool = False) -> tuple[RunDir, Recipe]:
@@ -121,6 +127,15 @@ def locked(run: RunDir, reporter: Reporter) -> Iterator[Reporter]:
                 yield watched
     finally:
         lock.release()
+
+
+def try_lock(run: RunDir) -> None:
+    """Raise what `locked` would raise now: RunLockedError, or for a store that cannot be written StorageError."""
+    if run.url is not None:
+        take(open_store(run.url), "none: only a check").release()
+    elif (run.root / ".lock").exists():
+        with locked(run, Silent()):
+            pass
 
 
 def _begun(run: RunDir) -> bool:

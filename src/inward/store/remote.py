@@ -141,7 +141,7 @@ def store_errors(doing: str, url: str) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise StorageError(
-            f"cannot {doing} {url}: the bucket does not exist ({_reason(error)}). Make it, or mend the URL"
+            f"cannot {doing} {url}: there is no such bucket ({_reason(error)}). Make it, or mend the URL"
         ) from error
     except _failures() as error:
         if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
