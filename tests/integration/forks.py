@@ -4,12 +4,14 @@
 
 Reads one JSON object a line: {"argv": [...], "log": path, "after": glob or null, "delay": seconds or null}. The command runs
 in a fork (everything heavy is imported once, here). With `delay` it is sent SIGKILL that long after a file matching `after`
-exists (or after its start). Answers one JSON object a line: {"code": exit status} or {"signal": number}.
+exists (or after its start). `INWARD_TEST_PUBLISH_S` is how often a run in a store is published. Answers one JSON object a
+line: {"code": exit status} or {"signal": number}.
 """
 
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import os
 import signal
@@ -30,10 +32,16 @@ def import_everything() -> None:
     import inward.judging.stage
     import inward.loop
     import inward.prompts
-    import inward.training.train  # noqa: F401
+    import inward.training.train
+    from inward.runs import mirror
+
+    if importlib.util.find_spec("s3fs"):
+        import s3fs  # noqa: F401
 
     assert transformers.AutoModelForCausalLM
     assert transformers.AutoTokenizer
+    assert inward.training.train
+    mirror.INTERVAL_S = float(os.environ.get("INWARD_TEST_PUBLISH_S", mirror.INTERVAL_S))
 
 
 def run_forked(argv: list[str], log: str) -> int:

@@ -17,6 +17,7 @@ import pytest
 
 from inward.runs.directory import RunDir
 from inward.runs.opening import locked
+from inward.runs.progress import Silent
 from tests.integration.test_kill import Forks, write_recipe
 
 MODULE = [sys.executable, "-c", "from inward.cli.main import main; main()"]
@@ -130,7 +131,7 @@ def test_a_judge_that_scores_nothing(run: Callable[..., tuple[int, str]], tmp_pa
 
 
 def test_a_run_in_use_is_refused(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    with locked(RunDir(tmp_path / "run")):
+    with locked(RunDir(tmp_path / "run"), Silent()):
         code, text = run()
     assert code == 2
     assert "another process" in text

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from inward.store.index import LOCAL_ONLY
 from tests.tiny import tiny_model
 
 KILLS = 24
@@ -76,8 +77,9 @@ isolate = false
 """
 
 
-def write_recipe(folder: Path) -> Path:
-    model = tiny_model(folder / "seed", spread=0.05)
+def write_recipe(folder: Path, model: str | None = None) -> Path:
+    """Write a recipe for a tiny model, or for the one that `model` names."""
+    model = model or str(tiny_model(folder / "seed", spread=0.05))
     prompts = folder / "prompts.jsonl"
     rows = [
         {
@@ -143,7 +145,7 @@ def contents(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if path.is_dir() or name == ".lock":
+        if path.is_dir() or name in LOCAL_ONLY:
             continue
         if path.suffix == ".jsonl":
             found[name] = [without_times(json.loads(line)) for line in path.read_text().splitlines()]

@@ -33,6 +33,7 @@ SHARED = {
     "statistics",
     "engines",
     "functions",
+    "store",
 }  # what any room may import
 NAMED = [*ENGINES.values(), *(f"{module}:{name}" for module in JUDGES.values() for name in ("load", "check"))]
 HEAVY = {"torch", "transformers", "pandas", "datasets", "plotly"}
@@ -62,7 +63,7 @@ def sources(*parts: str) -> Iterator[Path]:
 
 def test_every_folder_is_a_room_or_sees_everything() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    assert folders <= {*ROOMS, "config", "models", "engines", "runs", "execution", "stages", "report", "cli"}
+    assert folders <= {*ROOMS, "config", "models", "engines", "store", "runs", "execution", "stages", "report", "cli"}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -49,7 +49,8 @@ def audit(
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="What a field of --gold is called in the file.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where verdicts on --gold are kept. Default: RUN/audit, or the cache for a recipe.")
+        Path | None,
+        typer.Option(help="Where verdicts on --gold are kept. Default: RUN/audit, or the cache for recipes and URLs."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all figures.")] = False,
 ) -> None:
@@ -72,7 +73,7 @@ def audit(
     run, recipe = _open(target, overrides or [], bool(gold))
     files = _read(gold or [], columns or [], limit)
     stages = _stages(run, recipe) if run else []
-    folder = out or (run.root / "audit" if run else _cache())
+    folder = out or (run.root / "audit" if run and run.url is None else _cache())
     reporter = make_reporter()
     try:
         with executing(recipe.execution) as executor:
@@ -99,11 +100,12 @@ def _open(target: str, overrides: list[str], gold: bool) -> tuple[RunDir | None,
     from inward.config import load_recipe
     from inward.errors import UsageError
     from inward.runs.opening import open_existing
+    from inward.store.remote import is_url, path_of
 
-    if Path(target).is_dir():
+    if is_url(target) or path_of(target).is_dir():
         if overrides:
             raise UsageError(f"{target} is a run, which has its settings: give KEY=VALUE with a recipe only")
-        return open_existing(Path(target))
+        return open_existing(target)
     recipe = load_recipe(find_recipe(target), overrides)
     if not gold:
         raise UsageError(f"{target} is a recipe and has no verdicts yet: give --gold FILE, or audit a run directory")
@@ -134,7 +136,7 @@ def _stages(run: RunDir, recipe: Recipe) -> list[Stage]:
 
     stages = audit_run(run, recipe)
     if not stages:
-        raise UsageError(f"{run.root} has no verdicts yet; `inward status {run.root}` shows how far it is")
+        raise UsageError(f"{run.name} has no verdicts yet; `inward status {run.name}` shows how far it is")
     return stages
 
 

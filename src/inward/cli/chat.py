@@ -20,7 +20,7 @@ Ask = Callable[[Sequence[dict[str, str]]], "Split"]
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A model folder, a GGUF file, a Hub name, or smollm2.")],
+    model: Annotated[str, typer.Argument(help="A model folder or its URL, a GGUF file, a Hub name, or smollm2.")],
     form: Annotated[
         str | None,
         typer.Option("--format", help="generic, specific or direct. Default: what the model was trained with, else direct."),
@@ -47,10 +47,13 @@ def chat(
     """
     from inward.engines.engine import Decoding
     from inward.models.names import local_folder
+    from inward.store.models import fetched_model
+    from inward.store.remote import is_url, path_of
 
-    fmt, taught_budget = _format(form, Path(model).expanduser())
+    fetched = fetched_model(model, code=trust_remote_code, report=output.note) if is_url(model) else None
+    fmt, taught_budget = _format(form, fetched or path_of(model))
     decoding = Decoding(temperature=temperature, max_new_tokens=max_new_tokens)
-    folder = local_folder(model, trust_remote_code=trust_remote_code, report=output.note)
+    folder = local_folder(str(fetched or model), trust_remote_code=trust_remote_code, report=output.note)
     ask = make_ask(folder, fmt, decoding, budget or taught_budget, seed, tries, trust_remote_code)
     history: Turns = []
     for text in [prompt] if prompt is not None else _lines():

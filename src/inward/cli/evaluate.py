@@ -9,7 +9,7 @@ import typer
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[str, typer.Argument(help="A run directory, or its URL.")],
     prompts: Annotated[Path, typer.Option(help="JSON lines or Parquet: prompts with constraints to check.")],
     name: Annotated[str | None, typer.Option(help="What to call this benchmark. Default: the file's name.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Outputs to draw of every prompt.")] = 1,
@@ -26,17 +26,18 @@ def evaluate(
     from inward.cli.run import INTERRUPTED
     from inward.execution.choose import executing
     from inward.runs.ledger import compact
-    from inward.runs.opening import command_to_go_on, locked, open_existing
+    from inward.runs.opening import command_to_go_on, locked, open_existing, run_at
     from inward.runs.progress import tracked
     from inward.stages.benchmark import run_benchmark
     from inward.stages.run import Run
 
-    directory, recipe = open_existing(run)
+    _, recipe = open_existing(run)
+    directory = run_at(run)
     reporter = make_reporter()
     try:
-        with locked(directory):
+        with locked(directory, reporter) as watched:
             compact(directory.costs)  # else a row torn by a kill would run into the next one
-            with tracked(directory.progress, reporter, "evaluate") as tracker, executing(recipe.execution) as executor:
+            with tracked(directory.progress, watched, "evaluate") as tracker, executing(recipe.execution) as executor:
                 table = run_benchmark(
                     Run(recipe, directory, tracker, executor),
                     prompts,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ArmOption = Annotated[str | None, typer.Option(help="thinking or direct. Default: the recipe's first arm.")]
 IterationOption = Annotated[int | None, typer.Option(help="Default: the latest that has it.")]
-RunOption = Annotated[Path, typer.Argument(help="A run directory.")]
+RunOption = Annotated[str, typer.Argument(help="A run directory, or its URL.")]
 Form = Literal["jsonl", "parquet"]
 
 
@@ -44,7 +44,7 @@ def export(
     if what == "model":
         if form is not None:
             raise UsageError("--format is for pairs; a model is always a transformers folder")
-        _export_model(open_view(run, arm, iteration, "model"), out)
+        _export_model(open_view(run, arm, iteration, "model", weights=True), out)
     else:
         view = open_view(run, arm, iteration, "pairs")
         form = form or ("parquet" if out.suffix == ".parquet" else "jsonl")

@@ -44,12 +44,12 @@ class View:
         return read_stage(self.folder / "pairs", Pair)
 
 
-def open_view(path: Path, arm: str | None, iteration: int | None, needs: str) -> View:
+def open_view(path: str | Path, arm: str | None, iteration: int | None, needs: str, *, weights: bool = False) -> View:
     """Open one iteration that has `needs` (a stage's folder or a file): the one asked for, else the latest.
 
     The arm is the thinking one unless said otherwise. Raises UsageError where there is none, naming what there is.
     """
-    run, recipe = open_existing(path)
+    run, recipe = open_existing(path, weights=weights)
     chosen: Arm | None = next((name for name in recipe.arms if name == (arm or recipe.arms[0])), None)
     if chosen is None:
         raise UsageError(f"{path} has no arm {arm!r}; its arms are {', '.join(recipe.arms)}")

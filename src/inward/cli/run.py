@@ -20,7 +20,10 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as training.beta=0.2 or iterations=3."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory. Default: runs/<name of the recipe>.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The run directory: a path, or a URL such as s3://bucket/run. Default: runs/<name of the recipe>."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing: say what is amiss, and what each stage will take at most.")
     ] = False,
@@ -40,31 +43,30 @@ def run(
     from inward.config import load_recipe
     from inward.execution.choose import executing
     from inward.loop import run_loop
-    from inward.runs.directory import RunDir
     from inward.runs.ledger import compact
-    from inward.runs.opening import command_to_go_on, locked, prepare
+    from inward.runs.opening import command_to_go_on, locked, prepare, run_at, to_check
     from inward.runs.progress import tracked
     from inward.stages.run import Run
 
     path = find_recipe(recipe)
     settings = load_recipe(path, overrides)
-    directory = RunDir(out or Path("runs") / path.stem)
+    directory = run_at(out or Path("runs") / path.stem)
     reporter = make_reporter()
     if check:
-        return _check(Run(settings, directory, reporter), json_output)
+        return _check(Run(settings, to_check(directory), reporter), json_output)
     try:
-        with locked(directory):
+        with locked(directory, reporter) as watched:
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
-            reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.root}")
+            reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.name}")
             compact(directory.costs)
-            with tracked(directory.progress, reporter) as tracker, executing(settings.execution) as executor:
+            with tracked(directory.progress, watched) as tracker, executing(settings.execution) as executor:
                 started = Run(settings, directory, tracker, executor)
                 _announce(started)
                 run_loop(started)
             compact(directory.costs)
     except KeyboardInterrupt:
         reporter.close()
-        reporter.say(f"\nStopped. Everything finished is kept in {directory.root}; to go on:\n  {command_to_go_on()}")
+        reporter.say(f"\nStopped. Everything finished is kept in {directory.name}; to go on:\n  {command_to_go_on()}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         reporter.close()

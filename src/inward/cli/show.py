@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ NARROW = 100
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[str, typer.Argument(help="A run directory, or its URL.")],
     prompt: Annotated[
         str | None, typer.Option(help="Id of a prompt, or how it begins. Without it: a table of prompts.")
     ] = None,
@@ -86,7 +85,7 @@ def prompt_document(view: View, beginning: str) -> dict[str, Any]:
     if len(matches) != 1:
         what = "no prompt's id begins" if not matches else f"{len(matches)} prompts' ids begin"
         raise UsageError(
-            f"{what} with {beginning!r} in {view.arm} iteration {view.t}; `inward show {view.run.root}` lists them"
+            f"{what} with {beginning!r} in {view.arm} iteration {view.t}; `inward show {view.run.name}` lists them"
         )
     prompt = matches[0]
     scores = {score.output_id: score for score in view.scores()}

@@ -21,7 +21,7 @@ STORED = ("prompts", "outputs", "verdicts", "scores", "pairs")
 
 
 def status(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[str, typer.Argument(help="A run directory, or its URL.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show how far a run is, its validation scores and its costs.
@@ -37,7 +37,7 @@ def status(
         output.json_document(document(directory, recipe))
         return
     state = "finished" if finished(directory, recipe) else "not finished"
-    output.styled(f"{directory.root}: {state} (iterations: {recipe.iterations}, arms: {', '.join(recipe.arms)})", "bold")
+    output.styled(f"{directory.name}: {state} (iterations: {recipe.iterations}, arms: {', '.join(recipe.arms)})", "bold")
     _show_progress(directory)
     _show_stages(stages(directory, recipe))
     print_summary(directory)
@@ -64,7 +64,7 @@ def document(directory: RunDir, recipe: Recipe) -> dict[str, Any]:
     from inward.storage import read_json
 
     return {
-        "run": str(directory.root),
+        "run": directory.name,
         "finished": finished(directory, recipe),
         "progress": read_json(directory.progress) if directory.progress.exists() else None,
         "stages": stages(directory, recipe),

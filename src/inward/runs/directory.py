@@ -18,9 +18,18 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """Paths of one run. Nothing here reads or writes but the methods that say so."""
+    """Paths of one run. Nothing here reads or writes but the methods that say so.
+
+    Of a run in a store (`url`), `root` is the copy on this machine.
+    """
 
     root: Path
+    url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What a user calls the run: its URL or its folder."""
+        return self.url or str(self.root)
 
     @property
     def recipe(self) -> Path:

@@ -13,20 +13,52 @@ from pydantic import ValidationError
 
 from inward.config import Recipe, harmless_keys, recipe_json
 from inward.errors import RunChangedError, RunLockedError, UsageError
+from inward.runs.claim import take
 from inward.runs.directory import RunDir
+from inward.runs.mirror import mirrored
+from inward.runs.progress import Reporter, Silent
 from inward.runs.provenance import provenance
+from inward.runs.working_copy import RECORD, copy_folder
 from inward.storage import TEMPORARY, remove_leftovers, storage_errors, write_bytes, write_json
+from inward.store.index import read_finished
+from inward.store.remote import is_url, open_store, path_of
 
-START_UP = (".lock", "config.json", "costs.jsonl", "progress.json", "provenance.json", "recipe.toml")
+START_UP = (".lock", RECORD, "config.json", "costs.jsonl", "progress.json", "provenance.json", "recipe.toml")
 """What a run directory holds before any stage has stored a record."""
 
 
-def open_existing(path: Path) -> tuple[RunDir, Recipe]:
-    """Open a run to read it. Raises UsageError where there is none."""
-    run = RunDir(path)
+def run_at(place: str | Path) -> RunDir:
+    """Return the run at a path or URL, to be worked on. Of one in a store, its copy here is filled by `locked`."""
+    if is_url(place := str(place)):
+        return RunDir(copy_folder(place, "work"), place.rstrip("/"))
+    return RunDir(path_of(place))
+
+
+def to_check(run: RunDir) -> RunDir:
+    """Return what there is of a run before it is worked on: of one in a store, a copy of what is published."""
+    return run if run.url is None else _to_read(run.url, weights=False)
+
+
+def open_existing(place: str | Path, *, weights: bool = False) -> tuple[RunDir, Recipe]:
+    """Open a run to read it. Raises UsageError where there is none.
+
+    Of one in a store, all that is published is fetched; its models and checkpoints only if their `weights` are asked for.
+    """
+    run = _to_read(place, weights) if is_url(place := str(place)) else RunDir(path_of(place))
     if not run.config.exists():
-        raise UsageError(f"{path} is not a run directory (it has no config.json); `inward run RECIPE --out {path}` makes one")
+        raise UsageError(f"{place} is not a run directory (it has no config.json); `inward run RECIPE --out {place}` makes one")
     return run, stored_recipe(run)
+
+
+def _to_read(url: str, weights: bool) -> RunDir:
+    from filelock import FileLock
+
+    run, store = RunDir(copy_folder(url, "read"), url.rstrip("/")), open_store(url)
+    with storage_errors(run.root):
+        run.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.root.with_name(f"{run.root.name}.lock")):
+            read_finished(store, run.root, weights=weights)
+    return run
 
 
 def stored_recipe(run: RunDir) -> Recipe:
@@ -64,15 +96,18 @@ def may_open(run: RunDir, recipe: Recipe) -> bool:
     stored = stored_recipe(run) if run.config.exists() else None
     fresh = not (run.root.exists() and _begun(run))
     if stored is None and not fresh:
-        raise UsageError(f"{run.root} is not empty and is no run directory: choose another folder with --out")
+        raise UsageError(f"{run.name} is not empty and is no run directory: choose another folder with --out")
     if stored is not None and not fresh:
         _refuse_changes(run, stored, recipe)
     return fresh
 
 
 @contextmanager
-def locked(run: RunDir) -> Iterator[None]:
-    """Hold the run's only writer's lock. The system frees it when the process dies, however it dies."""
+def locked(run: RunDir, reporter: Reporter) -> Iterator[Reporter]:
+    """Hold the run's only writer's lock, and yield the reporter of whoever writes. The system frees it when the process dies.
+
+    A run in a store has a lock there too; what is finished comes there meanwhile, and all of it by the end.
+    """
     from filelock import FileLock, Timeout
 
     with storage_errors(run.root):
@@ -82,12 +117,25 @@ def locked(run: RunDir) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunLockedError(
-                f"another process is working on {run.root}: wait for it, or stop it, then run the same command again"
+                f"another process is working on {run.name}: wait for it, or stop it, then run the same command again"
             ) from None
     try:
-        yield
+        if run.url is None:
+            yield reporter
+        else:
+            with mirrored(run.root, run.url, reporter) as watched:
+                yield watched
     finally:
         lock.release()
+
+
+def try_lock(run: RunDir) -> None:
+    """Raise what `locked` would raise now: RunLockedError, or for a store that cannot be written StorageError."""
+    if run.url is not None:
+        take(open_store(run.url), "none: only a check").release()
+    elif (run.root / ".lock").exists():
+        with locked(run, Silent()):
+            pass
 
 
 def _begun(run: RunDir) -> bool:
@@ -106,7 +154,7 @@ def _refuse_changes(run: RunDir, stored: Recipe, asked: Recipe) -> None:
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed)
         raise RunChangedError(
-            f"{run.root} was made with another recipe:\n{lines}\n"
+            f"{run.name} was made with another recipe:\n{lines}\n"
             "Continue it with its own settings, or start a new run with another --out."
         )
 

@@ -93,7 +93,7 @@ def ask_gold(
     different = list({pair.id: pair for pair in pairs}.values())
     run = Run(recipe, RunDir(folder_of(judge, name, out)), reporter, executor)
     folder, needs = run.dir.root / "verdicts", needs_of(judge)
-    with locked(run.dir):
+    with locked(run.dir, reporter):
         compact(run.dir.costs)
         parts = [different[start : start + SHARD] for start in range(0, len(different), SHARD)]
         task = Task(

@@ -90,7 +90,7 @@ def _claim(run: Run, name: str, prompts: Sequence[Prompt], samples: int, max_new
         write_json(path, settings_now)
     elif read_json(path) != settings_now:
         raise RunChangedError(
-            f"benchmark {name!r} of {run.dir.root} was begun with other prompts, --samples or --max-new-tokens: "
+            f"benchmark {name!r} of {run.dir.name} was begun with other prompts, --samples or --max-new-tokens: "
             "give the same again, or another --name"
         )
 

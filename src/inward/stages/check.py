@@ -18,7 +18,7 @@ from inward.errors import InwardError, MissingExtraError, UsageError
 from inward.execution.choose import count_workers
 from inward.hardware import accelerators, memory_of_process, processors
 from inward.runs.ledger import read_costs
-from inward.runs.opening import locked, may_open
+from inward.runs.opening import may_open, try_lock
 from inward.stages import footprint, packages
 from inward.stages.engine import sampler_needs
 from inward.stages.findings import Findings
@@ -119,17 +119,11 @@ def _directory(run: Run, findings: Findings) -> State:
     fresh = findings.attempt(partial(may_open, run.dir, run.recipe))
     if fresh is None:
         return "not to be used"
-    if (run.dir.root / ".lock").exists():
-        findings.attempt(partial(_try_lock, run))
+    findings.attempt(partial(try_lock, run.dir))
     if fresh:
         return "new"
     last = [ArmIteration(run, arm, run.recipe.iterations).finished for arm in run.recipe.arms]
     return "finished" if all(last) else "begun"
-
-
-def _try_lock(run: Run) -> None:
-    with locked(run.dir):
-        pass
 
 
 def _seed(run: Run) -> Path:

@@ -12,6 +12,7 @@ from inward.errors import UsageError
 from inward.execution.choose import count_workers
 from inward.execution.task import Needs, Resource
 from inward.hardware import accelerators
+from inward.models.names import local_copy
 from inward.stages.set_up import set_up
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, pr
 
     set_up(recipe, processes)
     engine = load_engine(
-        model,
+        local_copy(model),
         recipe.sampling.engine,
-        base=base,
+        base=base and local_copy(base),
         dtype=recipe.model.dtype,
         rows=recipe.sampling.rows,
         trust_remote_code=recipe.model.trust_remote_code,
@@ -82,7 +83,7 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, pr
 def _take_model(model: Path, base: Path | None, engine: Engine) -> bool:
     """Have an engine take another model; False where it cannot, and has to be made anew."""
     if engine.abilities.reload:
-        engine.load(model, base)
+        engine.load(local_copy(model), base and local_copy(base))
     return engine.abilities.reload
 
 

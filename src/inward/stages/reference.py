@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from inward.config import Recipe
 from inward.execution.cut import cut
 from inward.execution.task import Advance, Needs, Resource, Task
+from inward.models.names import local_copy
 from inward.records import Output, Pair
 from inward.stages.run import ArmIteration
 from inward.stages.set_up import set_up
@@ -77,6 +78,7 @@ def _start(recipe: Recipe, model: Path, processes: int) -> Reference:
     from inward.training.reference import load_reference
 
     set_up(recipe, processes)
+    model = local_copy(model)
     return load_reference(model, recipe.training, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
 
 
