@@ -81,6 +81,14 @@ def memory_of_process(processes: int = 1) -> int:
     return total_memory(on) // (processes if on.type == "cpu" else 1)
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still take on a CUDA device, with those that PyTorch keeps for it unused."""
+    import torch
+
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
 def processors() -> int:
     """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

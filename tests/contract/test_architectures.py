@@ -121,7 +121,7 @@ class Recording:
     """A decoder that notes the text of each row and the logits of each step."""
 
     def __init__(self, inner: Decoder) -> None:
-        self.inner, self.refillable = inner, inner.refillable
+        self.inner, self.refillable, self.idle_share = inner, inner.refillable, inner.idle_share
         self.texts: list[list[int]] = []
         self.rows: list[int] = []
         self.steps: list[tuple[int, int, Tensor]] = []
@@ -140,9 +140,10 @@ class Recording:
             self.texts[row].append(token)
         return logits_RV
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self.inner.keep(rows)
-        self.rows = [self.rows[row] for row in rows]
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        order = self.inner.keep(rows)
+        self.rows = [self.rows[row] for row in order]
+        return order
 
 
 @torch.inference_mode()

@@ -48,7 +48,7 @@ class Watched:
     """A decoder that checks every row of every step against a plain forward pass over that row's whole text."""
 
     def __init__(self, inner: Decoder, model: Any) -> None:
-        self.inner, self.model, self.refillable = inner, model, inner.refillable
+        self.inner, self.model, self.refillable, self.idle_share = inner, model, inner.refillable, inner.idle_share
         self.texts: list[list[int]] = []
         self.worst, self.admitted, self.kept = 0.0, 0, 0
 
@@ -65,10 +65,12 @@ class Watched:
             self.worst = max(self.worst, float((found.float() - plain_logits(self.model, text)).abs().max()))
         return logits
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> list[int]:
         self.kept += 0 < len(rows) < len(self.texts)
-        self.inner.keep(rows)
-        self.texts = [self.texts[row] for row in rows]
+        order = self.inner.keep(rows)
+        assert sorted(order) == list(rows)
+        self.texts = [self.texts[row] for row in order]
+        return order
 
 
 @pytest.mark.parametrize("kind", ["shared", "padded"])

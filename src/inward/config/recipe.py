@@ -36,7 +36,8 @@ class ModelSettings(Settings):
 class SamplingSettings(Settings):
     """How outputs are drawn. `top_k` cuts the candidates before top-p, so that the vocabulary is never sorted whole.
 
-    `engine` is what runs the model, and `rows` how many outputs it draws side by side. `cut_off_responses` says what becomes of
+    `engine` is what runs the model, and `rows` how many outputs it draws side by side (unset: 128; with engine "transformers"
+    on a GPU as many as its free memory holds at full length, up to 1,024). `cut_off_responses` says what becomes of
     a response that `max_new_tokens` cut off: with "reject" it is a format error, which is not judged and can only be rejected,
     with "allow" a response like any other. Where models are measured it is always judged. `vllm` and `endpoint` are the tables
     of the engines of these names.
@@ -49,7 +50,7 @@ class SamplingSettings(Settings):
     top_k: int = Field(default=256, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
     cut_off_responses: Literal["reject", "allow"] = "reject"
-    rows: int = Field(default=128, gt=0)
+    rows: int | None = Field(default=None, gt=0)
     vllm: Annotated[VllmSettings, Harmless()] = VllmSettings()
     endpoint: Annotated[EndpointEngineSettings | None, Harmless()] = None
 

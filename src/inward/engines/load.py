@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from inward.config import Dtype, EngineKind, EngineOptions
 from inward.engines.engine import Engine
+from inward.engines.memory import ROWS
 from inward.functions import named
 
 
@@ -24,7 +25,7 @@ class Maker(Protocol):
         *,
         base: Path | None,
         dtype: Dtype,
-        rows: int,
+        rows: int | None,
         trust_remote_code: bool,
         today: date | None,
         options: EngineOptions | None,
@@ -36,6 +37,9 @@ ENGINES: Final[dict[EngineKind, str]] = {
 }
 """The function that makes each kind of engine."""
 
+CHOOSE_ROWS: Final[frozenset[EngineKind]] = frozenset({"transformers"})
+"""Engines that choose how many rows they draw side by side where nobody says."""
+
 
 def load_engine(
     model: Path | str,
@@ -43,7 +47,7 @@ def load_engine(
     *,
     base: Path | None = None,
     dtype: Dtype = "auto",
-    rows: int = 128,
+    rows: int | None = None,
     trust_remote_code: bool = False,
     today: date | None = None,
     options: EngineOptions | None = None,
@@ -51,8 +55,11 @@ def load_engine(
     """Return an engine of a kind that holds a model, or an adapter merged into `base`, drawing `rows` completions at a time.
 
     `today` is the date for chat templates that write one: the present date unless given, and the same while the engine lives.
-    `options` is the table of the engine's own settings (`SamplingSettings.engine_options`).
+    `options` is the table of the engine's own settings (`SamplingSettings.engine_options`). Without `rows` engines that can
+    choose do, and others draw `ROWS`.
     Raises UsageError where the model cannot be loaded, and MissingExtraError where the engine's package is not installed.
     """
     make: Maker = named(ENGINES[kind])
+    if rows is None and kind not in CHOOSE_ROWS:
+        rows = ROWS
     return make(model, base=base, dtype=dtype, rows=rows, trust_remote_code=trust_remote_code, today=today, options=options)

@@ -16,6 +16,13 @@ from inward.models.size import cache_bytes, count_parameters, whole_number
 from inward.models.tokenizer import load_config
 
 GIB = 2**30
+ROWS = 128
+"""Rows that are drawn side by side where nobody says how many, and where free memory does not tell."""
+MOST_ROWS = 1024
+USABLE = 0.8
+"""The part of free memory that rows may fill: what reading the prompts and a step's products take fits into the rest."""
+LOGIT_BYTES = 12
+"""Bytes of a row for each token of the vocabulary: its logits, and two copies in fp32 while a token is drawn and noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,17 @@ def drawing_needs(
     return DrawingNeeds(
         weights=dtype.itemsize * parameters // parts, token=token // parts, rows=rows, tokens=min(tokens, context or tokens)
     )
+
+
+def rows_that_fit(free: int, *, token: int, tokens: int, vocabulary: int) -> int:
+    """Return how many rows of `tokens` tokens, `token` bytes each, may be drawn side by side in `free` bytes, by steps of 8.
+
+    Every row counts as if it grew to its full length and shared no prompt, and with a quarter more: blocks of keys begin before
+    they are needed, and are copied layer by layer when rows have gone. One row is always tried.
+    """
+    row = token * tokens * 5 // 4 + LOGIT_BYTES * vocabulary
+    rows = min(MOST_ROWS, int(USABLE * free) // row)
+    return max(1, rows // 8 * 8 if rows >= 8 else rows)
 
 
 def require_memory(needs: DrawingNeeds, there: int, *, what: str, remedy: str) -> None:

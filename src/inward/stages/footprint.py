@@ -62,7 +62,7 @@ def sampling_memory(recipe: Recipe, seed: Path, longest_prompt: int, workers: in
     Raises UsageError where the model does not fit with even one row. vLLM has the part of a GPU that `sampling.vllm.memory`
     gives it, and takes all of that: as many rows at a time as there is room for.
     """
-    from inward.engines.memory import drawing_needs, require_memory
+    from inward.engines.memory import ROWS, drawing_needs, require_memory
     from inward.hardware import device, memory_of_process, resolve_dtype
 
     settings, sampling, options = recipe.model, recipe.sampling, recipe.sampling.engine_options
@@ -71,7 +71,7 @@ def sampling_memory(recipe: Recipe, seed: Path, longest_prompt: int, workers: in
     needs = drawing_needs(
         seed,
         dtype=resolve_dtype(settings.dtype, device()),
-        rows=sampling.rows,
+        rows=sampling.rows or ROWS,
         parts=options.tensor_parallel if options else 1,
         tokens=longest_prompt + sampling.max_new_tokens,
         trust_remote_code=settings.trust_remote_code,

@@ -1,8 +1,8 @@
 """The decoding loop: rows come in with their prompts, step together, and make room for others when they have finished.
 
-Prompts wait longest first. A finished row is ignored until an eighth of the rows have finished; then the batch is
-compacted, and once a quarter of it is free, waiting prompts take the place. All of it depends on token counts only, so
-that the same call does the same thing on any machine.
+Prompts wait longest first. A finished row is ignored until so many have finished that it pays for the decoder to forget them;
+once a quarter of the rows is free, waiting prompts take the place. All of it depends on token counts only, so that the same
+call does the same thing on any machine.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from inward.engines.transformers.nucleus import draw, row_key, uniforms
 class Decoder(Protocol):
     """A model with the keys and values of the rows it is decoding. Dimensions: R rows, V vocabulary.
 
-    `refillable` says whether prompts can be admitted while rows are active.
+    `refillable` says whether prompts can be admitted while rows are active, and `idle_share` from which part of its rows on it
+    pays to forget those that have finished.
     """
 
     @property
     def refillable(self) -> bool: ...
+
+    @property
+    def idle_share(self) -> float: ...
 
     def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
         """Append `counts[p]` rows of each prompt. All but the prompt's last token is read; the first `step` feeds that."""
@@ -37,8 +41,8 @@ class Decoder(Protocol):
         """Feed one token to every row and return the next-token logits [R, V]."""
         ...
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, ascending, and forget the others."""
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Keep these rows, ascending, and forget the others. Return them in the order in which they stand from now on."""
         ...
 
 
@@ -99,9 +103,8 @@ def decode(
         if progress is not None:
             progress(sum(active[index].row.finish is not None for index in going), len(going))
         over = sum(entry.row.finish is not None for entry in active)
-        if over == len(active) or 8 * over >= rows or (8 * over >= len(active) and over):
-            kept = [index for index, entry in enumerate(active) if entry.row.finish is None]
-            decoder.keep(kept)
+        if over and over >= decoder.idle_share * len(active):
+            kept = decoder.keep([index for index, entry in enumerate(active) if entry.row.finish is None])
             done += [entry.row for entry in active if entry.row.finish is not None]
             active = [active[index] for index in kept]
     return done

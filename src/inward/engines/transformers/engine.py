@@ -18,7 +18,8 @@ import torch
 
 from inward.config import Dtype, EngineOptions
 from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
-from inward.engines.row import check_lengths, make_rules
+from inward.engines.memory import ROWS, rows_that_fit
+from inward.engines.row import Rules, check_lengths, make_rules
 from inward.engines.transformers.decode import Decoder, decode
 from inward.engines.transformers.likelihood import continuation_logps
 from inward.engines.transformers.linear_layout import lay_out_linears
@@ -27,7 +28,8 @@ from inward.engines.transformers.padded import PaddedDecoder
 from inward.engines.transformers.shared_prefix import NAME, SharedPrefixDecoder
 from inward.engines.transformers.trial import require_decoder
 from inward.errors import UsageError
-from inward.hardware import device, give_back_memory, resolve_dtype, set_up
+from inward.hardware import device, free_memory, give_back_memory, resolve_dtype, set_up
+from inward.models.size import cache_bytes
 from inward.models.tokenizer import context_of, encode_chat, encode_text, load_tokenizer, plain_text, stop_tokens
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,12 @@ log = logging.getLogger(__name__)
 class TransformersEngine:
     """An `Engine` over a model in this process; `load_engine` makes one. `rows` completions are drawn side by side.
 
+    Without `rows` that is as many as the free memory of a GPU holds (untested: no GPU has run this yet), else `ROWS`.
     `model` is None while the engine is closed. `shared` says that the keys of a prompt are held once for its samples, as was
     found for the configuration `tried`. `today` is the date for chat templates that write one.
     """
 
-    rows: int
+    rows: int | None
     dtype: Dtype
     trust_remote_code: bool
     today: date = field(default_factory=date.today)
@@ -71,7 +74,7 @@ class TransformersEngine:
         self.close()
         model = model.to(target).eval()
         with torch.inference_mode():
-            lay_out_linears(model, self.rows)
+            lay_out_linears(model, self.rows or ROWS)
         self.context, self.stops = context_of(model.config, tokenizer), stop_tokens(model, tokenizer)
         self._choose_decoder(model, tokenizer, str(folder))
         self.model, self.tokenizer = model, tokenizer
@@ -115,7 +118,7 @@ class TransformersEngine:
         rules = make_rules(decoding, scaffold, stops=self.stops, encode=self.tokens, decode=self._text)
         check_lengths(requests, rules, self.context)
         decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
-        rows = decode(decoder, requests, rules, decoding, rows=self.rows, seed=seed, progress=progress)
+        rows = decode(decoder, requests, rules, decoding, rows=self._rows(requests, rules), seed=seed, progress=progress)
         order = {request.id: index for index, request in enumerate(requests)}
         rows.sort(key=lambda row: (order[row.request_id], row.index))
         openings = opening_logps(self.model, requests, rules.opening) if decoding.logps else {}
@@ -131,7 +134,18 @@ class TransformersEngine:
         longest = max(map(len, stems), default=0) + max(map(len, tails), default=0)
         if longest > self.context:
             raise UsageError(f"a text of {longest} tokens with its continuation exceeds the model's context of {self.context}")
-        return continuation_logps(self.model, stems, tails, rows=self.rows, share=self.shared)
+        return continuation_logps(self.model, stems, tails, rows=self.rows or ROWS, share=self.shared)
+
+    def _rows(self, requests: Sequence[Request], rules: Rules) -> int:
+        """Return how many rows to draw side by side."""
+        if self.rows is not None or self.model.device.type != "cuda":
+            return self.rows or ROWS
+        token = cache_bytes(self.model.config, self.model.dtype.itemsize)
+        if token is None:
+            return ROWS
+        tokens = max((len(request.tokens) for request in requests), default=0) + rules.max_new_tokens
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        return rows_that_fit(free_memory(self.model.device), token=token, tokens=tokens, vocabulary=vocabulary)
 
     def _require_open(self) -> None:
         if self.model is None:
@@ -146,7 +160,7 @@ def load_engine(
     *,
     base: Path | None = None,
     dtype: Dtype = "auto",
-    rows: int = 128,
+    rows: int | None = None,
     trust_remote_code: bool = False,
     threads: int | None = None,
     today: date | None = None,

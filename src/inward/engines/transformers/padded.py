@@ -23,6 +23,7 @@ class PaddedDecoder:
     """
 
     refillable = False
+    idle_share = 1 / 8
 
     def __init__(self, model: Any) -> None:
         parameters = set(inspect.signature(model.forward).parameters)
@@ -58,10 +59,11 @@ class PaddedDecoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> list[int]:
         index = torch.tensor(rows, device=self._mask.device, dtype=torch.long)
         self._mask = self._mask[index]
         self._cache.reorder_cache(index)
+        return list(rows)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, **more: Any) -> Any:
         if self._recurrent:

@@ -118,8 +118,7 @@ def decoded(decoder: Decoder, batch: Batch) -> Iterator[tuple[int, int, torch.Te
         logits_RV = decoder.step([texts[row][position] for row, position in zip(rows, positions, strict=True)])
         yield from zip(rows, positions, logits_RV, strict=True)
         if step in batch.kept:
-            decoder.keep(batch.kept[step])
-            rows = [rows[row] for row in batch.kept[step]]
+            rows = [rows[row] for row in decoder.keep(batch.kept[step])]
 
 
 def worst(steps: Iterator[tuple[int, int, torch.Tensor]], expected: Sequence[torch.Tensor]) -> float:
