@@ -192,7 +192,7 @@ def test_a_run_directory_is_told_apart_by_what_may_become_of_it(tmp_path: Path) 
     recipe, out = write_recipe(tmp_path), tmp_path / "run"
     settings = load_recipe(recipe)
     run = Run(settings, RunDir(out), Silent())
-    with locked(run.dir):
+    with locked(run.dir, Silent()):
         prepare(run.dir, settings, recipe.read_text())
         assert any("another process is working on" in str(problem) for problem in checked(recipe, out).problems)
     assert checked(recipe, out).state == "new"  # nothing is stored yet
