@@ -1,8 +1,8 @@
 """One event loop for several threads, for as long as any of them has work on it.
 
-What asyncio shares (a client's connections, a semaphore) belongs to one event loop, and a judge may be asked by several threads
-at once. Their work runs on one loop in a thread of its own, which starts with the first call and ends with the last one under
-way, so that nothing is left running or open between calls.
+What asyncio shares (a client's connections, a semaphore) belongs to one event loop, and a server may be asked by several
+threads at once. Their work runs on one loop in a thread of its own, which starts with the first call and ends with the last one
+under way, so that nothing is left running or open between calls.
 """
 
 from __future__ import annotations
