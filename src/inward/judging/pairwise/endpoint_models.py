@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from inward.config import EndpointSettings
-from inward.errors import UsageError
 from inward.engines.endpoint.client import read_key
-from inward.judging.pairwise.endpoint_answer import blank, cut
+from inward.engines.endpoint.http_answer import blank, cut
+from inward.errors import UsageError
 
 TIMEOUT_S = 10.0
 MOST_BYTES = 4 * 2**20
