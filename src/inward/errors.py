@@ -38,6 +38,10 @@ class StorageError(InwardError):
     """A file could not be written (full disk, no permission). Everything finished before is kept."""
 
 
+class EngineError(InwardError):
+    """Whatever runs the model cannot draw, or no longer runs the model that it should. Everything finished before is kept."""
+
+
 class JudgeError(InwardError):
     """The judge cannot be used or scored nothing at all."""
 

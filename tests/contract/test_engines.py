@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from inward.config import EndpointEngineSettings
 from inward.engines.engine import Completion, Decoding, Engine, Request, Scaffold
 from inward.engines.load import load_engine
 from inward.engines.scripted import ScriptedEngine
 from inward.errors import UsageError
+from tests.completions_server import CompletionsServer
 from tests.tiny import tiny_model
 
 TEXTS = ("Hi", "Why is the sky blue?", "Name three rivers and say where they flow.", "1 + 1 =")
@@ -45,11 +47,27 @@ def smollm2(_: Path) -> Engine:
     return load_engine(local_folder("smollm2"), rows=16)
 
 
+def endpoint(folder: Path) -> Engine:
+    return endpoint_holding(tiny_model(folder), servers=2)
+
+
+def endpoint_holding(folder: Path, servers: int = 1) -> Engine:
+    """Each engine has servers of its own: what one is given, another would not expect."""
+    addresses = []
+    for _ in range(servers):
+        server = CompletionsServer(folder)
+        server.start()
+        addresses.append(server.url)
+    options = EndpointEngineSettings(servers=tuple(addresses), in_flight=24)
+    return load_engine(folder, "endpoint", dtype="float32", options=options)
+
+
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "scripted": scripted,
     "transformers": transformers,
     "padded": padded,
     "smollm2": smollm2,
+    "endpoint": endpoint,
 }
 
 
@@ -255,7 +273,9 @@ def bfloat16_holding(folder: Path) -> Engine:
 Holding = Callable[[Path], Engine]
 
 
-@pytest.fixture(params=[scripted_holding, transformers_holding, bfloat16_holding], ids=lambda make: make.__name__)
+@pytest.fixture(
+    params=[scripted_holding, transformers_holding, bfloat16_holding, endpoint_holding], ids=lambda make: make.__name__
+)
 def holding(request: pytest.FixtureRequest) -> Holding:
     """Return a function that makes an engine holding the model of a folder."""
     return request.param  # type: ignore[no-any-return]

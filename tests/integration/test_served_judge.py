@@ -19,9 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
-from inward.config import EndpointSettings, PairwiseJudge
+from inward.config import EndpointEngineSettings, EndpointSettings, PairwiseJudge
+from inward.engines.load import load_engine as load_any
 from inward.engines.transformers.engine import load_engine
-from inward.errors import JudgeError
+from inward.errors import JudgeError, UsageError
 from inward.judging.make import make_judge
 from inward.judging.pairwise.by_probability import ProbabilityComparer
 from inward.judging.pairwise.by_text import LLMComparer, conversation
@@ -149,3 +150,11 @@ def test_smollm2_judges_by_the_probabilities_of_a_plain_forward_pass(smollm2: An
         expected = float(torch.sigmoid(logits[a] - logits[b]))
         assert json.loads(verdict.detail)["p"] == pytest.approx(expected, abs=0.03)  # bf16 there, float32 here
         assert verdict.value == (1.0 if json.loads(verdict.detail)["p"] > 0.5 else -1.0)
+
+
+def test_a_server_of_texts_is_refused_for_sampling_before_anything_is_drawn(address: str, tiny: Path) -> None:
+    options = EndpointEngineSettings(servers=(address,), model=str(tiny))
+    with pytest.raises(UsageError, match=r"no prompts as tokens|returns no tokens") as caught:
+        load_any(tiny, "endpoint", options=options)
+    assert "as `vllm serve` does" in str(caught.value)
+    assert "can only judge" in str(caught.value)

@@ -22,20 +22,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inward.config import EndpointSettings
+from inward.engines.endpoint.client import Backoff
+from inward.engines.endpoint.http_answer import MOST_WAIT_S, Refusal, Trouble, Useless, retry_after
 from inward.errors import JudgeError, UsageError
 from inward.judging.pairwise.comparer import Reply, Stopped
-from inward.judging.pairwise.endpoint import Backoff, EndpointChat, check
-from inward.judging.pairwise.endpoint_answer import (
-    MOST_WAIT_S,
-    Refusal,
-    Trouble,
-    Useless,
-    read_answer,
-    retry_after,
-)
-from inward.judging.pairwise.endpoint_answer import (
-    Answer as Answered,
-)
+from inward.judging.pairwise.endpoint import EndpointChat, check
+from inward.judging.pairwise.endpoint_answer import Answer as Answered
+from inward.judging.pairwise.endpoint_answer import read_answer
 
 KEY = "sk-most-secret-0123456789"
 QUICK = Backoff(first=0.01, most=0.05)

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from inward.config import EndpointSettings
+from inward.engines.endpoint.client import Backoff
+from inward.engines.endpoint.shared_loop import SharedLoop
 from inward.errors import JudgeError
 from inward.judging.judge import Group
 from inward.judging.pairwise.by_text import LLMComparer
 from inward.judging.pairwise.cache import Cached
 from inward.judging.pairwise.comparer import Battle, Outcome, Stopped
-from inward.judging.pairwise.endpoint import Backoff, EndpointChat
+from inward.judging.pairwise.endpoint import EndpointChat
 from inward.judging.pairwise.judge import Pairwise
 from inward.judging.pairwise.scripted import ScriptedComparer
-from inward.judging.pairwise.shared_loop import SharedLoop
 from inward.judging.spending import Spending, Tally
 from inward.judging.tournament.adaptive import adaptive
 from tests.build import prompt

@@ -24,6 +24,25 @@ SENT_ALREADY = {
 """Keys of a request that `extra_body` may not set, and what sets them."""
 
 
+def check_server(address: str, setting: str, key_setting: str) -> None:
+    """Raise `ValueError` where a server's address is none, or holds more than scheme, host and path."""
+    try:
+        url = urlsplit(address)
+        _ = url.port  # checked when it is read
+    except ValueError as error:
+        raise ValueError(f"{setting} is no address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(f"{setting} must begin with http:// or https:// and a host")
+    if "@" in url.netloc or url.query or url.fragment:
+        raise ValueError(f"{setting} holds more than scheme, host and path: a key belongs into {key_setting}")
+
+
+def check_variable(name: str | None, setting: str) -> None:
+    """Raise `ValueError` where a setting that names the environment variable of a key holds anything else."""
+    if name is not None and not name.isidentifier():
+        raise ValueError(f"{setting} must be the name of an environment variable, never the key itself")
+
+
 class EndpointSettings(Settings):
     """A model behind an OpenAI-compatible server: `base_url` is what its `/chat/completions` is appended to (`.../v1`).
 
@@ -50,17 +69,8 @@ class EndpointSettings(Settings):
 
     @model_validator(mode="after")
     def _no_secret(self) -> Self:
-        try:
-            url = urlsplit(self.base_url)
-            _ = url.port  # checked when it is read
-        except ValueError as error:
-            raise ValueError(f"endpoint.base_url is no address: {error}") from None
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("endpoint.base_url must begin with http:// or https:// and a host")
-        if "@" in url.netloc or url.query or url.fragment:
-            raise ValueError("endpoint.base_url holds more than scheme, host and path: a key belongs into endpoint.key_env")
-        if self.key_env is not None and not self.key_env.isidentifier():
-            raise ValueError("endpoint.key_env must be the name of an environment variable, never the key itself")
+        check_server(self.base_url, "endpoint.base_url", "endpoint.key_env")
+        check_variable(self.key_env, "endpoint.key_env")
         return self
 
     @model_validator(mode="after")

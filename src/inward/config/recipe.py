@@ -54,6 +54,12 @@ class SamplingSettings(Settings):
     vllm: Annotated[VllmSettings, Harmless()] = VllmSettings()
     endpoint: Annotated[EndpointEngineSettings | None, Harmless()] = None
 
+    @model_validator(mode="after")
+    def _has_servers(self) -> Self:
+        if self.engine == "endpoint" and self.endpoint is None:
+            raise ValueError("sampling.engine = 'endpoint' needs sampling.endpoint.servers: the addresses of the servers")
+        return self
+
     @property
     def engine_options(self) -> EngineOptions | None:
         """The table of the chosen engine's own settings; None for an engine that has none."""

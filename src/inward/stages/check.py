@@ -73,6 +73,8 @@ def check(run: Run) -> Checked:
     for endpoint in _endpoints(run):
         if note := findings.attempt(partial(check_served, endpoint)):
             findings.notes.append(note)
+    if recipe.sampling.engine == "endpoint" and inputs.model is not None:
+        findings.attempt(partial(_check_servers, run, inputs.model))
     if seed is not None and inputs.draw is not None and state == "begun":
         findings.attempt(partial(refuse_others, run, seed, inputs.draw))
     iterations = _forecast(run, inputs, findings)
@@ -90,6 +92,13 @@ def check(run: Run) -> Checked:
         memory=tuple(memory),
         disk=disk,
     )
+
+
+def _check_servers(run: Run, model: Path) -> None:
+    from inward.engines.endpoint.engine import check_servers
+
+    assert run.recipe.sampling.endpoint is not None, "the engine of this name has its table"
+    check_servers(run.recipe.sampling.endpoint, model, trust_remote_code=run.recipe.model.trust_remote_code, today=run.started)
 
 
 def _check_devices(run: Run, findings: Findings) -> None:
@@ -196,6 +205,8 @@ def _at_once(run: Run) -> dict[Kind, int]:
 def _drawing_workers(run: Run) -> int:
     """Return how many workers draw outputs at once, each with all the accelerators that one engine takes."""
     needs = Findings().attempt(partial(sampler_needs, run.recipe))  # that there are too few, `_check_devices` has said
+    if needs is not None and not needs.model:
+        return needs.at_once
     return count_workers(run.recipe.execution, 1 if needs is None else needs.devices)
 
 
@@ -206,7 +217,7 @@ def _memory(run: Run, inputs: Inputs, findings: Findings) -> list[MemoryForecast
     counts = [count for lengths in inputs.lengths.values() for text, count in lengths.items() if text in used]
     longest, output = max(counts, default=recipe.prompts.max_tokens), recipe.sampling.max_new_tokens
     parts: list[Callable[[], MemoryForecast | None]] = []
-    if seed is not None:
+    if seed is not None and recipe.sampling.engine != "endpoint":  # whose model is elsewhere
         parts.append(partial(footprint.sampling_memory, recipe, seed, longest, _drawing_workers(run)))
     for key, judge in footprint.judges_of(recipe):
         parts.append(partial(footprint.judge_memory, recipe, key, judge, longest, output, workers))

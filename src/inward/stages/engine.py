@@ -15,6 +15,9 @@ from inward.hardware import accelerators
 from inward.models.names import local_copy
 from inward.stages.set_up import set_up
 
+SHARDS_AT_ONCE = 2
+"""Shards that are drawn at the same time at servers: the last outputs of one leave room for the first ones of another."""
+
 if TYPE_CHECKING:
     from inward.engines.engine import Engine
 
@@ -42,10 +45,12 @@ def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: d
 
 
 def sampler_needs(recipe: Recipe) -> Needs:
-    """Return what drawing takes: workers with a model each, over as many accelerators as the engine cuts it.
+    """Return what drawing takes: workers with a model each, over as many accelerators as the engine cuts it, or servers.
 
     Raises UsageError where there are accelerators, but fewer.
     """
+    if recipe.sampling.engine == "endpoint":
+        return Needs(at_once=SHARDS_AT_ONCE)
     options = recipe.sampling.engine_options
     devices = options.tensor_parallel if isinstance(options, VllmSettings) else 1
     if devices > 1 and 0 < (gpus := accelerators()) < devices:
@@ -77,6 +82,10 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, pr
     )
     scaffolded = recipe.thought.scaffold is not None and "thinking" in recipe.arms
     require_abilities(engine, logps=recipe.training.reference == "sampler", scaffold=scaffolded)
+    if recipe.sampling.engine == "endpoint":
+        from inward.engines.endpoint.engine import require_new_weights
+
+        require_new_weights(engine)
     return engine
 
 

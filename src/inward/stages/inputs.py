@@ -38,7 +38,7 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
     All that is amiss is said together.
     """
     recipe = run.recipe
-    if not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
+    if sampler_needs(recipe).model and not all(ArmIteration(run, arm, 0).finished for arm in recipe.arms):
         engine = engine_of(recipe, seed, today=run.started)
         run.executor.prepare(engine, sampler_needs(recipe))  # workers load it while this process reads the prompts
     findings = Findings()

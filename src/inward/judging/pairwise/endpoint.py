@@ -10,11 +10,7 @@ server says.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import os
-import random
-import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,33 +19,19 @@ from typing import Any
 import httpx
 
 from inward.config import EndpointSettings
-from inward.errors import JudgeError, UsageError
+from inward.engines.endpoint.client import PATIENT, Backoff, check_address, read_key, ssl_context
+from inward.engines.endpoint.http_answer import Refusal, Trouble, Useless, blank
+from inward.engines.endpoint.shared_loop import SharedLoop
+from inward.errors import JudgeError
 from inward.judging.pairwise.circuit import Circuit
 from inward.judging.pairwise.comparer import Reply, Stopped
-from inward.judging.pairwise.endpoint_answer import Answer, Refusal, Trouble, Useless, blank, read_answer
-from inward.judging.pairwise.shared_loop import SharedLoop
+from inward.judging.pairwise.endpoint_answer import Answer, read_answer
 from inward.judging.spending import Spending, Tally
 
 FAILURES_TO_OPEN = 5
 PROBE = "Hello."
 """What stands in every turn of the short request that finds out whether a server takes any request."""
 Conversation = Sequence[dict[str, str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
-    """Seconds before the first retry, doubled for each further one up to `most`, each times a seeded factor in [1/2, 1].
-
-    A server's Retry-After takes the place of the doubling; where it is above `longest`, the request fails at once.
-    """
-
-    first: float = 1.0
-    most: float = 60.0
-    longest: float = 600.0
-    seed: int = 0
-
-
-PATIENT = Backoff()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +102,7 @@ class EndpointChat:
     def _ask(self, conversations: Sequence[Conversation], asked: dict[str, int | bool]) -> list[Reply]:
         if not conversations:
             return []
-        call = _Call(asked=asked, key=read_key(self._settings), openings=self._circuit.openings)
+        call = _Call(asked=asked, key=read_key(self._settings.key_env), openings=self._circuit.openings)
         return self._loop.run(lambda session: self._answer_all(session, conversations, call))
 
     async def _answer_all(self, session: _Session, conversations: Sequence[Conversation], call: _Call) -> list[Reply]:
@@ -187,12 +169,11 @@ class EndpointChat:
 
     async def _pause(self, trouble: Trouble, index: int, attempt: int) -> None:
         """Wait as long as the last trouble asks for, and as long as the server asked any other request to wait."""
-        chance = random.Random(f"{self._backoff.seed} {index} {attempt}").random()
+        chance = self._backoff.chance(index, attempt)
         if attempt:
             self._tally.add(Spending(retries=1))
-            doubled = min(self._backoff.most, self._backoff.first * 2.0 ** min(attempt - 1, 60))
             if not trouble.wait_s:
-                await asyncio.sleep(doubled * (1 + chance) / 2)
+                await asyncio.sleep(self._backoff.wait_s(attempt, chance))
         while (left := self._hold_until - time.monotonic()) > 0:
             await asyncio.sleep(left + chance * self._backoff.first / 2)  # not all at once
 
@@ -252,14 +233,9 @@ class EndpointChat:
             headers={"Content-Type": "application/json"},
             limits=httpx.Limits(max_connections=concurrency),
             timeout=self._settings.timeout_s,
-            verify=_ssl_context(),
+            verify=ssl_context(),
         )
         return _Session(client=client, slots=asyncio.Semaphore(concurrency), probing=asyncio.Lock())
-
-
-@functools.cache
-def _ssl_context() -> ssl.SSLContext:
-    return httpx.create_ssl_context()  # it takes longer than many a request
 
 
 async def _close_session(session: _Session) -> None:
@@ -277,20 +253,5 @@ def _advice(refusal: Refusal) -> str:
 
 def check(settings: EndpointSettings) -> None:
     """Raise `UsageError` where the address cannot be one, or the key is missing. Asks the endpoint nothing."""
-    try:
-        httpx.URL(settings.base_url)
-    except httpx.InvalidURL as error:
-        raise UsageError(f"endpoint.base_url {settings.base_url!r} is no address: {error}") from None
-    read_key(settings)
-
-
-def read_key(settings: EndpointSettings) -> str | None:
-    """Return the key of an endpoint from the environment, None where it needs none. Raises UsageError where it is missing."""
-    if settings.key_env is None:
-        return None
-    key = os.environ.get(settings.key_env, "").strip()
-    if not key:
-        raise UsageError(f"the endpoint's key is missing: set the environment variable {settings.key_env}")
-    if not (key.isascii() and key.isprintable()) or " " in key:  # httpx would put such a key into its error
-        raise UsageError(f"the environment variable {settings.key_env} holds no key: it has spaces or unprintable characters")
-    return key
+    check_address(settings.base_url, "endpoint.base_url")
+    read_key(settings.key_env)

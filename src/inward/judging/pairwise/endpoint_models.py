@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from inward.config import EndpointSettings
+from inward.engines.endpoint.client import read_key
+from inward.engines.endpoint.http_answer import blank, cut
 from inward.errors import UsageError
-from inward.judging.pairwise.endpoint import read_key
-from inward.judging.pairwise.endpoint_answer import blank, cut
 
 TIMEOUT_S = 10.0
 MOST_BYTES = 4 * 2**20
@@ -30,7 +30,7 @@ def check_served(settings: EndpointSettings, *, timeout_s: float = TIMEOUT_S) ->
 
     Raises UsageError where it cannot be reached, refuses the key, or lists models without `endpoint.model`.
     """
-    key, where = read_key(settings), f"the endpoint {settings.base_url}"
+    key, where = read_key(settings.key_env), f"the endpoint {settings.base_url}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.stream("GET", settings.base_url.rstrip("/") + "/models", headers=headers, timeout=timeout_s) as response:

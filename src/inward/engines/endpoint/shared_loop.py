@@ -1,8 +1,8 @@
 """One event loop for several threads, for as long as any of them has work on it.
 
-What asyncio shares (a client's connections, a semaphore) belongs to one event loop, and a judge may be asked by several threads
-at once. Their work runs on one loop in a thread of its own, which starts with the first call and ends with the last one under
-way, so that nothing is left running or open between calls.
+What asyncio shares (a client's connections, a semaphore) belongs to one event loop, and a server may be asked by several
+threads at once. Their work runs on one loop in a thread of its own, which starts with the first call and ends with the last one
+under way, so that nothing is left running or open between calls, unless it is held.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class SharedLoop(Generic[S]):
         self._open_session, self._close_session = open_session, close_session
         self._lock = threading.Lock()
         self._calls = 0
+        self._held = False
         self._running: _Running[S] | None = None
         self._thread: threading.Thread | None = None
 
@@ -50,6 +51,18 @@ class SharedLoop(Generic[S]):
             finally:
                 future.cancel()  # of no effect on one that is done
         finally:
+            self._leave()
+
+    def hold(self) -> None:
+        """Keep the loop and the session between calls too, until `let_go`. Holding twice is holding once."""
+        if not self._held:
+            self._enter()
+            self._held = True
+
+    def let_go(self) -> None:
+        """End what `hold` began. Doing it twice does nothing more."""
+        if self._held:
+            self._held = False
             self._leave()
 
     def _enter(self) -> _Running[S]:
