@@ -109,6 +109,14 @@ class Row:
         """True where the next token is the engine's, whatever is sampled."""
         return bool(self._queue)
 
+    @property
+    def room(self) -> int:
+        """How many tokens may be drawn before the engine writes or the row ends, whatever is drawn: one or more."""
+        left = self._rules.max_new_tokens - len(self.tokens)
+        if not self._thinking:
+            return left
+        return min(left, max(1, self._rules.budget - len(self.tokens) + len(self._rules.opening)))
+
     def take(self, sampled: int) -> None:
         """Advance by one token. `sampled` is ignored while the engine writes."""
         if self._thinking and sampled in self._rules.stops:

@@ -92,7 +92,26 @@ def context_of(config: Any, tokenizer: Any) -> int:
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the end tokens: those of the generation settings, and the one the chat template ends a reply with."""
-    ends = model.generation_config.eos_token_id
+    return _stop_tokens(model.generation_config, tokenizer)
+
+
+def load_stop_tokens(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> frozenset[int]:
+    """Return a model's end tokens, as `stop_tokens`, without loading its weights. Raises `UsageError` without a usable config."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(str(model_path))
+    except (OSError, ValueError):  # then the model's own configuration says it, as it does when weights are loaded
+        try:
+            config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"no model configuration could be loaded from {model_path}: {error}") from error
+        settings = GenerationConfig.from_model_config(config)
+    return _stop_tokens(settings, tokenizer)
+
+
+def _stop_tokens(generation: Any, tokenizer: Any) -> frozenset[int]:
+    ends = generation.eos_token_id
     ids = {ends} if isinstance(ends, int) else set(ends or ())
     turn = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "<answer>"}]
     _, _, rest = tokenizer.apply_chat_template(turn, tokenize=False).rpartition("<answer>")

@@ -63,11 +63,9 @@ class TransformersEngine:
         before the held one is let go, so that a folder that cannot be loaded (UsageError) changes nothing. One that cannot be
         sampled rightly (UsageError) leaves the engine closed.
         """
-        adapter = str(folder) if (Path(folder) / "adapter_config.json").is_file() else None
-        weights = str(folder) if adapter is None else str(base or _base_of(adapter))
-        tokenizer = load_tokenizer(weights, trust_remote_code=self.trust_remote_code)
+        tokenizer = load_tokenizer(weights_folder(folder, base), trust_remote_code=self.trust_remote_code)
         target = device()
-        model = _load_model(weights, adapter, resolve_dtype(self.dtype, target), self.trust_remote_code)
+        model = load_model(folder, base, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
         self.close()
         model = model.to(target).eval()
         with torch.inference_mode():
@@ -163,23 +161,35 @@ def load_engine(
     return engine
 
 
-def _load_model(path: str, adapter: str | None, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """Load a model in a number format as `transformers` does; an adapter is merged in fp32 first."""
+def load_model(folder: Path | str, base: Path | None, *, dtype: Dtype, trust_remote_code: bool) -> Any:
+    """Load the model of a folder or Hub name as `transformers` does, or the adapter there, merged in fp32 into `base`.
+
+    Raises UsageError where it cannot be loaded.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    path, number_format = weights_folder(folder, base), resolve_dtype(dtype, device())
+    merged = path != str(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype if adapter is None else torch.float32, trust_remote_code=trust_remote_code
+            path, dtype=torch.float32 if merged else number_format, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(f"no causal language model could be loaded from {path}: {error}") from error
-    if adapter is not None:
+    if merged:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        _cast_weights(model, dtype)
+        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        _cast_weights(model, number_format)
     return model
+
+
+def weights_folder(folder: Path | str, base: Path | None) -> str:
+    """Return where the full weights and the tokenizer are: in `folder`, or for an adapter in `base` or what it names itself."""
+    if not (Path(folder) / "adapter_config.json").is_file():
+        return str(folder)
+    return str(base or _base_of(str(folder)))
 
 
 def _cast_weights(model: Any, dtype: torch.dtype) -> None:
