@@ -84,13 +84,22 @@ def draw_prompts(run: Run, seed: Path) -> Draw:
 
 
 def _check_architecture(run: Run, seed: Path) -> None:
-    """Raise UsageError for a model that cannot be sampled or trained rightly; say where a slower way is taken, and why."""
+    """Raise UsageError for a model that cannot be sampled or trained rightly; say where a slower way is taken, and why.
+
+    How it is sampled matters only to our own engine: others have ways of their own.
+    """
     from inward.training.support import check_architecture
 
-    support = check_architecture(seed, trust_remote_code=run.recipe.model.trust_remote_code)
-    if support is not None and (support.sampling, support.training) != ("shared", "packed"):
-        reasons = "; ".join(support.reasons)
-        run.reporter.say(f"{seed.name}: sampling is {support.sampling}, training is {support.training} ({reasons})")
+    recipe = run.recipe
+    sampled_here = recipe.sampling.engine == "transformers"
+    support = check_architecture(seed, trust_remote_code=recipe.model.trust_remote_code, sampled_here=sampled_here)
+    if support is None:
+        return
+    ways = [f"training is {support.training}"] if support.training != "packed" else []
+    if sampled_here and (ways or support.sampling != "shared"):
+        ways = [f"sampling is {support.sampling}", f"training is {support.training}"]
+    if ways:
+        run.reporter.say(f"{seed.name}: {', '.join(ways)} ({'; '.join(support.reasons)})")
 
 
 def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:

@@ -55,10 +55,10 @@ def choose_batching(model: PreTrainedModel, batching: Batching) -> Batching:
     return "padded"
 
 
-def check_architecture(model_path: Path, *, trust_remote_code: bool = False) -> Support | None:
+def check_architecture(model_path: Path, *, trust_remote_code: bool = False, sampled_here: bool = True) -> Support | None:
     """Return how a model folder is sampled and trained, by its configuration alone; None where that cannot tell.
 
-    Raises `UsageError` where it cannot be sampled or trained. It takes about a second and reads no weights. What it returns
+    Raises `UsageError` where it cannot be trained, or, if it is `sampled_here` by our own engine, not sampled. It takes about a second and reads no weights. What it returns
     is confirmed by a trial on the weights when they are loaded.
     """
     from transformers import AutoConfig
@@ -68,8 +68,8 @@ def check_architecture(model_path: Path, *, trust_remote_code: bool = False) -> 
     if small is None:
         return None
     support = support_of(small, miniature(config))
-    for way, verb in ((support.sampling, "sampled"), (support.training, "trained")):
-        if way == "refused":
+    for way, verb, needed in ((support.sampling, "sampled", sampled_here), (support.training, "trained", True)):
+        if way == "refused" and needed:
             raise refusal(small, verb, support.reasons[-1].partition(": ")[2])
     return support
 
