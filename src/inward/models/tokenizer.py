@@ -100,7 +100,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def load_stop_tokens(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> frozenset[int]:
-    """Return a model's end tokens, as `stop_tokens`, without loading its weights. Raises `UsageError` without a usable config."""
+    """Return a model's end tokens, as `stop_tokens`, without loading its weights. Raises `UsageError` without a config."""
     from transformers import GenerationConfig
 
     try:

@@ -88,9 +88,7 @@ def _take(asked: _Asked, output: Any, decoding: Decoding) -> None:
         asked.opening = note_written(asked.row, written)
         return
     drawn = output.outputs[0]
-    logps = (
-        [step[token].logprob for step, token in zip(drawn.logprobs, drawn.token_ids, strict=True)] if decoding.logps else None
-    )
+    logps = _logps(drawn.logprobs, drawn.token_ids) if decoding.logps else None
     take_stretch(asked.row, drawn.token_ids, logps)
 
 
@@ -99,9 +97,7 @@ def _step(core: Any) -> list[Any]:
     try:
         return [output for output in core.step() if output.finished]
     except RuntimeError as error:  # memory that ran out on a GPU, a worker that died
-        raise InwardError(
-            f"vLLM failed while it drew outputs: {error}. What is finished is kept: run it again to go on"
-        ) from error
+        raise InwardError(f"vLLM failed while it drew: {error}. What is finished is kept: run it again to go on") from error
 
 
 def _ask_stretch(core: Any, name: str, asked: _Asked, rules: Rules, decoding: Decoding, seed: int) -> None:
@@ -138,5 +134,8 @@ def _ask_logps(core: Any, name: str, tokens: Sequence[int]) -> None:
 
 
 def _logps_of_prompt(output: Any) -> tuple[float, ...]:
-    steps = zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True)
-    return tuple(step[token].logprob for step, token in steps)
+    return _logps(output.prompt_logprobs[1:], output.prompt_token_ids[1:])
+
+
+def _logps(steps: Sequence[Any], tokens: Sequence[int]) -> tuple[float, ...]:
+    return tuple(step[token].logprob for step, token in zip(steps, tokens, strict=True))

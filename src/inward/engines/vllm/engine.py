@@ -1,8 +1,9 @@
 """The engine for GPUs: vLLM, with our own chat templates, scaffolds and seeds. Tokens go in, tokens come out.
 
-New weights go into the vLLM that is there where their configuration is the same; another configuration starts it anew, which is
-logged. A reload that silently keeps the earlier weights draws fluent text: so whatever was loaded is compared with a forward
-pass of the same folder by `transformers` (`agreement`), on the processor, so that no GPU has to hold a model twice.
+New weights go into the vLLM that is there where their configuration is the same. Another configuration starts it anew, and so
+does the one case in which vLLM is known to keep old weights (`why_not_reload`); both are logged. A reload that silently keeps
+old weights draws fluent text: so whatever was loaded is compared with a forward pass of the same folder by `transformers`
+(`agreement`), on the processor, so that no GPU has to hold a model twice.
 
 An adapter is merged in fp32 into its base, in a folder that goes when vLLM has read it. vLLM could apply adapters while it
 decodes, but then it would draw from other numbers than every other engine and the evaluation of the merged model do, only for
@@ -27,7 +28,7 @@ from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progr
 from inward.engines.row import check_lengths, make_rules
 from inward.engines.transformers.engine import load_model, weights_folder
 from inward.engines.vllm.draw import draw, prompt_logps
-from inward.engines.vllm.start import Start, clean_up, end, reload, require_vllm, start
+from inward.engines.vllm.start import Start, clean_up, end, reload, require_vllm, start, why_not_reload
 from inward.errors import InwardError, UsageError
 from inward.hardware import device, resolve_dtype, set_up
 from inward.models.tokenizer import (
@@ -48,9 +49,9 @@ log = logging.getLogger(__name__)
 class VllmEngine:
     """An `Engine` over vLLM in this process; `load_engine` makes one. `rows` completions are drawn side by side.
 
-    `llm` is vLLM itself, None until it is started and after it has ended; `asleep` says that it has dropped weights and keys and
-    waits for others. `architecture` is the configuration that it was started with, and `reading` what the held weights gave to
-    the tokens of a `reference` text. `today` is the date for chat templates that write one.
+    `llm` is vLLM itself, None until it is started and after it has ended; `asleep` says that it has dropped weights and keys
+    and waits for others. `architecture` is the configuration that it was started with, and `reading` what the held weights gave
+    to the tokens of a `reference` text. `today` is the date for chat templates that write one.
     """
 
     rows: int
@@ -74,9 +75,9 @@ class VllmEngine:
     def load(self, folder: Path | str, base: Path | None = None) -> None:
         """Take the model of a folder or Hub name, or the adapter there, merged in fp32 into `base`.
 
-        Without `base` that is the model the adapter's settings name. A folder that cannot be loaded (UsageError) changes nothing.
-        Raises UsageError where vLLM does not take the model, and InwardError where what it then runs are not these weights; the
-        engine is closed in both cases.
+        Without `base` that is the model the adapter's settings name. A folder that cannot be loaded (UsageError) changes
+        nothing. Raises UsageError where vLLM does not take the model, and InwardError where what it then runs are not these
+        weights; the engine is closed in both cases.
         """
         weights = weights_folder(folder, base)
         tokenizer = load_tokenizer(weights, trust_remote_code=self.trust_remote_code)
@@ -96,22 +97,21 @@ class VllmEngine:
         if problem := disagreement(self.reading, before):
             self._end()
             raise InwardError(
-                f"vLLM does not run the weights of {folder}: {problem}. Nothing is drawn from them. Try another version of vLLM, "
-                "or sampling.engine = 'transformers'"
+                f"vLLM does not run the weights of {folder}: {problem}. Nothing is drawn from them. Try another version of "
+                "vLLM, or sampling.engine = 'transformers'"
             )
 
     def _take_weights(self, path: Path | str, config: Any, context: int) -> bool:
         """Have vLLM read the weights of a folder; say whether it was started for that."""
         architecture = {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
         try:
-            if self.llm is not None and architecture == self.architecture:
+            reason = why_not_reload(config) if architecture == self.architecture else "its configuration is another one"
+            if self.llm is not None and reason is None:
                 reload(self.llm, path, asleep=self.asleep)
                 self.asleep = False
                 return False
             if self.llm is not None:
-                log.warning(
-                    "%s has another configuration than the model before it: vLLM is started anew, which takes longer", path
-                )
+                log.warning("vLLM is started anew for %s, which takes longer than new weights alone: %s", path, reason)
                 self._end()
             how = Start(
                 context=context,
@@ -201,7 +201,7 @@ def load_engine(
 ) -> VllmEngine:
     """Return an engine that holds the model of a folder or Hub name, as `VllmEngine.load` takes it.
 
-    `options` are the settings of `sampling.vllm`. Raises MissingExtraError without the package, and what `VllmEngine.load` raises.
+    `options` are the settings of `sampling.vllm`. Raises MissingExtraError without the package, and what `load` raises.
     """
     require_vllm()
     set_up()

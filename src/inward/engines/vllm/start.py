@@ -1,8 +1,8 @@
 """vLLM in this process: looking for the package, starting it on a model, giving it other weights, ending it.
 
-The core of vLLM is kept in this process (VLLM_ENABLE_V1_MULTIPROCESSING = 0). One in a process of its own outlives a parent that
-is killed and goes on holding its memory, and why it does not start stands only in its log. Workers of a model that is cut over
-several GPUs are processes, but they watch a pipe to this one and end with it. What the environment says is left as it is.
+The core of vLLM is kept in this process (VLLM_ENABLE_V1_MULTIPROCESSING = 0). One in a process of its own outlives a parent
+that is killed and goes on holding its memory, and why it does not start stands only in its log. Workers of a model that is cut
+over several GPUs are processes, but they watch a pipe to this one and end with it. What the environment says is left as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def require_vllm() -> Any:
         raise UsageError(f"vLLM cannot be used: {error}. Install a version that fits: pip install 'inward[vllm]'") from error
     if lacking:
         raise UsageError(
-            f"vLLM {package.__version__} lacks {', '.join(lacking)}, which are there since 0.32. Install a version that has them: "
+            f"vLLM {package.__version__} lacks {', '.join(lacking)}, which are there in 0.32. Install a version that has them: "
             "pip install 'inward[vllm]'"
         )
     return package
@@ -123,11 +123,23 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
         torch.set_num_threads = set_num_threads  # on processors vLLM makes it do nothing, for everybody in this process
 
 
+def why_not_reload(config: Any) -> str | None:
+    """Return why vLLM cannot take other weights of a configuration where it is, or None.
+
+    On processors it packs every weight once more for their kernels. The head's is packed when a head is read, and one that is
+    tied to the embeddings is never read: it would go on giving the logits of the earlier model (vLLM 0.32).
+    """
+    if device().type == "cpu" and getattr(config.get_text_config(), "tie_word_embeddings", False):
+        return "on processors it would keep the earlier head of a model whose head is tied to its embeddings"
+    return None
+
+
 def reload(llm: Any, path: Path | str, *, asleep: bool) -> None:
     """Give vLLM the weights of another folder of the same architecture, and have it forget the keys of the earlier ones.
 
-    After sleep of level 2, which drops weights and keys, the memory of the weights has to be there before they are read, and that
-    of the keys comes after. Raises UsageError where the version cannot do it, and InwardError where vLLM keeps earlier keys.
+    After sleep of level 2, which drops weights and keys, the memory of the weights has to be there before they are read, and
+    that of the keys comes after. Raises UsageError where the version cannot do it, and InwardError where vLLM keeps earlier
+    keys.
     """
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
