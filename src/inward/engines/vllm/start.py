@@ -28,11 +28,13 @@ from inward.hardware import device, give_back_memory, named_dtype, total_memory
 log = logging.getLogger(__name__)
 ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
 }
-"""What vLLM is told where the environment says nothing: it sends no figures home and keeps our output free of its own."""
+"""What vLLM is told where the environment says nothing: it sends no figures home, keeps our output free of its own,
+and on processors takes the threads that the process has, wherever they run."""
 PROCESSOR_BLOCK = 32
 """Tokens of a block of keys on processors, what their kernels take at least. vLLM's own 128 there share nothing of a short
 prompt, because only whole blocks are shared."""
@@ -112,7 +114,11 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
     try:
         with _without_warnings():
             return package.LLM(**arguments)
-    except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
+    except ImportError as error:
+        raise UsageError(
+            f"vLLM lacks a package that this model takes: {error}. Install it, or pip install 'inward[vllm]'"
+        ) from error
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
         _clean_up()
         raise UsageError(
             f"vLLM {package.__version__} does not take the model {path}: {error}. Where memory is short, raise "
