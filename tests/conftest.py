@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from inward.storage import cache_dir
 
 os.environ["OMP_NUM_THREADS"] = "1"
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # `make test-vllm` runs them where it is installed
 settings.register_profile("inward", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("inward")
 

@@ -46,11 +46,13 @@ def tiny_model(
     kv_heads: int = 2,
     context: int = 1024,
     spread: float = 0.3,
+    tied: bool = True,
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Path:
     """Save a random fp32 Llama with its tokenizer under `path` and return `path`.
 
     `spread` is the standard deviation of the weights: 0.02 gives nearly flat next-token distributions, 0.3 peaked ones.
+    `tied` makes the embeddings the head as well.
     The global random state is left as it was.
     """
     import torch
@@ -69,7 +71,7 @@ def tiny_model(
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

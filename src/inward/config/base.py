@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 Arm = Literal["thinking", "direct"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-EngineKind = Literal["transformers", "endpoint"]
+EngineKind = Literal["transformers", "vllm", "endpoint"]
 Batching = Literal["shared", "packed", "padded"]
 Quantisation = Literal["nf4"]
 VerdictForm = Literal["ab", "abc", "arena"]

@@ -11,10 +11,15 @@ from inward.config.endpoint import check_server, check_variable
 
 
 class VllmSettings(Settings):
-    """How vLLM runs a model: over how many GPUs it is cut, and the part of their memory that vLLM takes for itself."""
+    """How vLLM runs a model: over how many GPUs it is cut, and the part of their memory that vLLM takes for itself.
+
+    With `eager` nothing is compiled or captured in graphs at the start, which is then much faster, and decoding slower. Unless
+    set it is on for processors and off for GPUs.
+    """
 
     tensor_parallel: int = Field(default=1, gt=0)
     memory: float = Field(default=0.9, gt=0.0, le=1.0)
+    eager: bool | None = None
 
 
 class EndpointEngineSettings(Settings):

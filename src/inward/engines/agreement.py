@@ -41,18 +41,25 @@ def reference_tokens(tokenizer: Any, today: date | None) -> tuple[int, ...]:
 
 
 def forward_logps(
-    folder: Path | str, base: Path | None, tokens: Sequence[int], *, dtype: Dtype, trust_remote_code: bool
+    folder: Path | str,
+    base: Path | None,
+    tokens: Sequence[int],
+    *,
+    dtype: Dtype,
+    trust_remote_code: bool,
+    on_processor: bool = False,
 ) -> tuple[float, ...]:
     """Return log P of each token after the first, by one forward pass of the model of a folder (or of its adapter on `base`).
 
-    The model is loaded for this alone and let go. Raises UsageError where it cannot be loaded.
+    The model is loaded for this alone and let go; `on_processor` keeps it off the GPU, in the same number format.
+    Raises UsageError where it cannot be loaded.
     """
     import torch
 
     from inward.engines.transformers.engine import load_model
     from inward.hardware import device, exact_float32, give_back_memory
 
-    target = device()
+    target = torch.device("cpu") if on_processor else device()
     model = load_model(folder, base, dtype=dtype, trust_remote_code=trust_remote_code).to(target).eval()
     with torch.inference_mode(), exact_float32():
         logits_TV = model(torch.tensor([list(tokens)], device=target), use_cache=False).logits[0, :-1].float()
@@ -75,7 +82,7 @@ def disagreement(now: Reading, before: Reading | None = None) -> str | None:
     tolerance have moved anything at all.
     """
     apart = distance(now.there, now.here)
-    if apart > TOLERANCE:
+    if not apart <= TOLERANCE:  # nor where one is no number
         return f"its log-probabilities of a short text differ by {apart:.2f} nats on average from those of the model folder"
     if before is not None and now.there == before.there and distance(now.here, before.here) > MOVED:
         return "it gives exactly the log-probabilities that it gave before, so it still has the earlier weights"

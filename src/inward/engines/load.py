@@ -35,6 +35,7 @@ class Maker(Protocol):
 ENGINES: Final[dict[EngineKind, str]] = {
     "transformers": "inward.engines.transformers.engine:load_engine",
     "endpoint": "inward.engines.endpoint.engine:load_engine",
+    "vllm": "inward.engines.vllm.engine:load_engine",
 }
 """The function that makes each kind of engine."""
 

@@ -33,6 +33,11 @@ def load_tokenizer(model_path: Path | str, *, trust_remote_code: bool = False) -
     return tokenizer
 
 
+def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
+    """Return a model's context in tokens without loading its weights. Raises `UsageError` if it has no usable config."""
+    return context_of(load_config(model_path, trust_remote_code=trust_remote_code), tokenizer)
+
+
 def load_config(model_path: Path | str, *, trust_remote_code: bool = False) -> Any:
     """Load a model's configuration. Raises `UsageError` if there is none that can be used."""
     from transformers import AutoConfig
@@ -41,11 +46,6 @@ def load_config(model_path: Path | str, *, trust_remote_code: bool = False) -> A
         return AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UsageError(f"no model configuration could be loaded from {model_path}: {error}") from error
-
-
-def load_context(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
-    """Return a model's context in tokens without loading its weights. Raises `UsageError` if it has no usable config."""
-    return context_of(load_config(model_path, trust_remote_code=trust_remote_code), tokenizer)
 
 
 def encode_chat(tokenizer: Any, messages: Messages, *, reply: bool = True, today: date | None = None) -> tuple[int, ...]:
@@ -100,17 +100,13 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def load_stop_tokens(model_path: Path | str, tokenizer: Any, *, trust_remote_code: bool = False) -> frozenset[int]:
-    """Return a model's end tokens, as `stop_tokens`, without its weights. Raises `UsageError` without a usable config."""
-    from transformers import AutoConfig, GenerationConfig
+    """Return a model's end tokens, as `stop_tokens`, without loading its weights. Raises `UsageError` without a config."""
+    from transformers import GenerationConfig
 
     try:
         settings = GenerationConfig.from_pretrained(str(model_path))
     except (OSError, ValueError):  # then the model's own configuration says it, as it does when weights are loaded
-        try:
-            config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"no model configuration could be loaded from {model_path}: {error}") from error
-        settings = GenerationConfig.from_model_config(config)
+        settings = GenerationConfig.from_model_config(load_config(model_path, trust_remote_code=trust_remote_code))
     return _stop_tokens(settings, tokenizer)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inward.config import Arm, RoutedJudge
+from inward.config import Arm, Recipe, RoutedJudge
 from inward.errors import UsageError
 from inward.records import Prompt
 from inward.stages.engine import engine_of, sampler_needs
@@ -132,7 +132,7 @@ def _inspect_model(run: Run, seed: Path, findings: Findings) -> _Reader | None:
     from inward.models.tokenizer import load_context, load_tokenizer
 
     trusted, attempt = run.recipe.model.trust_remote_code, findings.attempt
-    findings.notes += attempt(partial(_check_architecture, seed, trusted)) or []
+    findings.notes += attempt(partial(_check_architecture, run.recipe, seed)) or []
     _inspect_memory(run, seed, findings)
     tokenizer = attempt(partial(load_tokenizer, seed, trust_remote_code=trusted))
     if tokenizer is None:
@@ -164,15 +164,21 @@ def _inspect_memory(run: Run, seed: Path, findings: Findings) -> None:
     )
 
 
-def _check_architecture(seed: Path, trust_remote_code: bool) -> list[str]:
-    """Raise UsageError for a model that cannot be sampled or trained rightly; return where a slower way is taken, and why."""
+def _check_architecture(recipe: Recipe, seed: Path) -> list[str]:
+    """Raise UsageError for a model that cannot be sampled or trained rightly; return where a slower way is taken, and why.
+
+    How it is sampled matters only to our own engine: others have ways of their own.
+    """
     from inward.training.support import check_architecture
 
-    support = check_architecture(seed, trust_remote_code=trust_remote_code)
-    if support is None or (support.sampling, support.training) == ("shared", "packed"):
+    sampled_here = recipe.sampling.engine == "transformers"
+    support = check_architecture(seed, trust_remote_code=recipe.model.trust_remote_code, sampled_here=sampled_here)
+    if support is None:
         return []
-    reasons = "; ".join(support.reasons)
-    return [f"{seed.name}: sampling is {support.sampling}, training is {support.training} ({reasons})"]
+    ways = [f"training is {support.training}"] if support.training != "packed" else []
+    if sampled_here and (ways or support.sampling != "shared"):
+        ways = [f"sampling is {support.sampling}", f"training is {support.training}"]
+    return [f"{seed.name}: {', '.join(ways)} ({'; '.join(support.reasons)})"] if ways else []
 
 
 def check_markers(tokenizer: Any, formats: Sequence[ThoughtFormat]) -> None:

@@ -55,11 +55,11 @@ def choose_batching(model: PreTrainedModel, batching: Batching) -> Batching:
     return "padded"
 
 
-def check_architecture(model_path: Path, *, trust_remote_code: bool = False) -> Support | None:
+def check_architecture(model_path: Path, *, trust_remote_code: bool = False, sampled_here: bool = True) -> Support | None:
     """Return how a model folder is sampled and trained, by its configuration alone; None where that cannot tell.
 
-    Raises `UsageError` where it cannot be sampled or trained. It takes about a second and reads no weights. What it returns
-    is confirmed by a trial on the weights when they are loaded.
+    Raises `UsageError` where it cannot be trained, or, if it is `sampled_here` by our own engine, not sampled. It takes about a
+    second and reads no weights. What it returns is confirmed by a trial on the weights when they are loaded.
     """
     from transformers import AutoConfig
 
@@ -68,9 +68,10 @@ def check_architecture(model_path: Path, *, trust_remote_code: bool = False) -> 
     if small is None:
         return None
     support = support_of(small, miniature(config))
-    for way, verb in ((support.sampling, "sampled"), (support.training, "trained")):
-        if way == "refused":
-            raise refusal(small, verb, support.reasons[-1].partition(": ")[2])
+    for way, what, verb in ((support.sampling, "sampling", "sampled"), (support.training, "training", "trained")):
+        if way == "refused" and (sampled_here or what == "training"):
+            reasons = [reason.partition(": ")[2] for reason in support.reasons if reason.startswith(what)]
+            raise refusal(small, verb, reasons[-1])
     return support
 
 
