@@ -37,7 +37,10 @@ def evaluate(
     try:
         with locked(directory, reporter) as watched:
             compact(directory.costs)  # else a row torn by a kill would run into the next one
-            with tracked(directory.progress, watched, "evaluate") as tracker, executing(recipe.execution) as executor:
+            with (
+                tracked(directory.progress, watched, "evaluate") as tracker,
+                executing(recipe.execution, directory.seen) as executor,
+            ):
                 table = run_benchmark(
                     Run(recipe, directory, tracker, executor),
                     prompts,

@@ -59,7 +59,7 @@ def run(
             fresh = prepare(directory, settings, path.read_text(encoding="utf-8"))
             reporter.say(f"{'Starting' if fresh else 'Continuing'} {directory.name}")
             compact(directory.costs)
-            with tracked(directory.progress, watched) as tracker, executing(settings.execution) as executor:
+            with tracked(directory.progress, watched) as tracker, executing(settings.execution, directory.seen) as executor:
                 started = Run(settings, directory, tracker, executor)
                 _announce(started)
                 run_loop(started)

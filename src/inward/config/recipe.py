@@ -95,7 +95,10 @@ class ExecutionSettings(Settings):
     and its part of the threads; with `shard` each holds only its part of the weights, gradients and moments (FSDP2), for
     models that one GPU cannot train. `isolate` has models held by processes other than the run's own (unset: where there is
     an accelerator). `threads` is per process. With `keep_models` only the models of so many of the latest iterations are
-    kept, and of earlier ones the best and the last that were validated; their records stay.
+    kept, and of earlier ones the best and the last that were validated; their records stay. `ray` is the address of a Ray
+    cluster, HOST:PORT or "auto", whose nodes then do the work: a worker has an accelerator, or as many CPUs as `threads` says
+    (unset: its part of a node; `workers` unset: one for each accelerator of the cluster, or one a node), and trains under
+    Ray Train.
     """
 
     shard_prompts: int = Field(default=64, gt=0)
@@ -105,6 +108,7 @@ class ExecutionSettings(Settings):
     isolate: bool | None = None
     threads: int | None = Field(default=None, gt=0)
     keep_models: int | None = Field(default=None, gt=0)
+    ray: str | None = Field(default=None, min_length=1)
 
 
 class Recipe(Settings):

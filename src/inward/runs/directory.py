@@ -32,6 +32,11 @@ class RunDir:
         return self.url or str(self.root)
 
     @property
+    def seen(self) -> Path | None:
+        """The folder that the nodes of a cluster have to see; None for a run in a store, which they reach there."""
+        return self.root if self.url is None else None
+
+    @property
     def recipe(self) -> Path:
         return self.root / "recipe.toml"
 

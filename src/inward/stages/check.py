@@ -103,6 +103,9 @@ def _check_servers(run: Run, model: Path) -> None:
 
 def _check_devices(run: Run, findings: Findings) -> None:
     execution = run.recipe.execution
+    if execution.ray is not None:
+        findings.attempt(partial(count_workers, execution.model_copy(update={"workers": None})))  # whether the cluster answers
+        return
     for key, count in (("execution.workers", execution.workers), ("execution.processes", execution.processes)):
         findings.attempt(partial(require_devices, key, count or 1))
     findings.attempt(partial(sampler_needs, run.recipe))

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from inward.config import Recipe, VllmSettings
 from inward.errors import UsageError
-from inward.execution.choose import count_workers
+from inward.execution.choose import count_accelerators, count_workers
 from inward.execution.task import Needs, Resource
-from inward.hardware import accelerators
 from inward.models.names import local_copy
 from inward.stages.set_up import set_up
 
@@ -40,7 +39,7 @@ def engine_of(recipe: Recipe, model: Path, base: Path | None = None, *, today: d
         make=partial(start_engine, recipe, model, base, today, workers),
         renew=partial(_take_model, model, base),
         close=_close,
-        sleeps=recipe.sampling.engine in ASLEEP and accelerators() > 0,
+        sleeps=recipe.sampling.engine in ASLEEP and count_accelerators(recipe.execution) > 0,
     )
 
 
@@ -53,7 +52,7 @@ def sampler_needs(recipe: Recipe) -> Needs:
         return Needs(at_once=SHARDS_AT_ONCE)
     options = recipe.sampling.engine_options
     devices = options.tensor_parallel if isinstance(options, VllmSettings) else 1
-    if devices > 1 and 0 < (gpus := accelerators()) < devices:
+    if devices > 1 and 0 < (gpus := count_accelerators(recipe.execution)) < devices:
         raise UsageError(
             f"sampling.vllm.tensor_parallel = {devices} cuts the model over {devices} GPUs, and there are {gpus}: "
             f"set it to {gpus} or fewer, or leave it out"
@@ -69,9 +68,10 @@ def start_engine(recipe: Recipe, model: Path, base: Path | None, today: date, pr
     from inward.engines.engine import require_abilities
     from inward.engines.load import load_engine
 
-    set_up(recipe, processes)
+    model = local_copy(model)
+    set_up(recipe, processes, model=model)
     engine = load_engine(
-        local_copy(model),
+        model,
         recipe.sampling.engine,
         base=base and local_copy(base),
         dtype=recipe.model.dtype,

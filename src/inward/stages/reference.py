@@ -77,8 +77,8 @@ def _forward(now: ArmIteration, stage: str, examples: Sequence[Example], model: 
 def _start(recipe: Recipe, model: Path, processes: int) -> Reference:
     from inward.training.reference import load_reference
 
-    set_up(recipe, processes)
     model = local_copy(model)
+    set_up(recipe, processes, model=model)
     return load_reference(model, recipe.training, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
 
 

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 from inward.config import Arm, Recipe
 from inward.errors import UsageError
-from inward.execution.choose import count_workers
+from inward.execution.choose import count_accelerators, count_workers
 from inward.execution.complete import complete
 from inward.execution.cut import make_shard
 from inward.execution.here import Here
 from inward.execution.task import NOTHING, Executor, Task
-from inward.hardware import accelerators
 from inward.records import Evaluation
 from inward.runs.directory import RunDir
 from inward.runs.place import Place
@@ -45,7 +44,7 @@ class Run:
     @property
     def training_processes(self) -> int:
         """How many processes share a step of training. Raises UsageError for more than there are GPUs, if there are any."""
-        wish, gpus = self.recipe.execution.processes, accelerators()
+        wish, gpus = self.recipe.execution.processes, count_accelerators(self.recipe.execution)
         if wish is not None and wish > gpus > 0:
             raise UsageError(
                 f"execution.processes = {wish} needs as many GPUs, one for each, and there are {gpus}: "

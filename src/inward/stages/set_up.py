@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import functools
+import socket
 import warnings
+from pathlib import Path
 
 from inward import hardware
 from inward.config import Recipe
+from inward.errors import UsageError
 
 
-def set_up(recipe: Recipe, processes: int = 1) -> None:
-    """Give torch in this process its share of the processor, and show no progress bars but ours."""
+def set_up(recipe: Recipe, processes: int = 1, *, model: Path | None = None) -> None:
+    """Give torch in this process its share of the processor, and show no progress bars but ours.
+
+    On a cluster that share is what Ray gave it. Raises UsageError where this node of it does not see the folder of `model`.
+    """
     from transformers.utils import logging
 
+    if recipe.execution.ray is not None:
+        processes = 1
+        if model is not None and not model.exists():
+            raise UsageError(
+                f"node {socket.gethostname()} does not see the model {model}: put it into a folder that all nodes share under "
+                "the same name, and name that folder in the recipe"
+            )
     logging.disable_progress_bar()
     # peft asks transformers for an attribute that the latter has renamed; nothing a user could act on.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from inward.config import Recipe
 from inward.errors import RunChangedError, ShortOfMemory
-from inward.execution.choose import isolated
+from inward.execution.choose import in_team, isolated
 from inward.execution.task import Advance
 from inward.execution.team import in_processes
 from inward.hardware import accelerators, give_back_memory
@@ -58,7 +58,7 @@ def train(now: ArmIteration, model: Path, examples: Sequence[Example], reference
     left = steps - saved_step(out / "state")  # a stopped training goes on from there
     run.executor.release()  # training needs the memory that engines and judges hold
     run.reporter.begin(place, left, "steps")
-    if run.training_processes > 1:
+    if run.training_processes > 1 or run.recipe.execution.ray is not None:
         train_together(run, call, place, steps)
     elif isolated(run.recipe.execution):
         in_processes(train_model, [(*call, None)], advance=run.reporter.advance, label=str(place))
@@ -87,19 +87,49 @@ def _course(now: ArmIteration) -> Course | None:
 
 def train_together(run: Run, call: Call, place: Place, steps: int) -> None:
     """Train in processes that share every step, again and again while memory runs out for weights that are cut over them."""
-    from inward.training.team import open_team
-
     while True:
-        with open_team(run.training_processes) as addresses:
-            try:
-                in_processes(
-                    train_model, [(*call, address) for address in addresses], advance=run.reporter.advance, label=str(place)
-                )
-                return
-            except ShortOfMemory as error:  # less is taken at a time by those who start now, from the last state
-                run.reporter.say(f"{place}: {error}")
-                run.reporter.end()
-                run.reporter.begin(place, steps, "steps")
+        try:
+            _train_once(run, call, place, steps)
+            return
+        except ShortOfMemory as error:  # less is taken at a time by those who start now, from the last state
+            run.reporter.say(f"{place}: {error}")
+            run.reporter.end()
+            run.reporter.begin(place, steps, "steps")
+
+
+def _train_once(run: Run, call: Call, place: Place, steps: int) -> None:
+    """Train in processes of this machine, or of the recipe's cluster, where those that a node's death ends start again."""
+    from inward.training.checkpoint import saved_step
+    from inward.training.team import LONGEST_WAIT, open_team
+
+    def restart() -> None:
+        run.reporter.end()
+        run.reporter.begin(place, steps - saved_step(out / "state"), "steps")
+
+    size, out, advance, label = run.training_processes, call[4], run.reporter.advance, str(place)
+    if run.recipe.execution.ray is None:
+        with open_team(size) as addresses:
+            in_processes(train_model, [(*call, address) for address in addresses], advance=advance, label=label)
+    else:
+        in_team(
+            run.recipe.execution,
+            run.dir.root,
+            _train_on_node,
+            call,
+            size=size,
+            advance=advance,
+            restart=restart,
+            timeout_s=LONGEST_WAIT.total_seconds(),
+            label=label,
+        )
+
+
+def _train_on_node(*arguments: Any) -> None:
+    """Train as the process of a cluster that has this rank, of so many: the last arguments but one that hears of progress."""
+    from inward.training.team import TeamAddress
+
+    rank, size, advance = arguments[-3:]
+    train_model(*cast("Call", arguments[:-3]), TeamAddress(rank, size), advance)
 
 
 def train_model(
@@ -120,7 +150,7 @@ def train_model(
     from inward.training.team import ALONE, join_team
     from inward.training.train import train as train_pairs
 
-    set_up(recipe, address.size if address else 1)
+    set_up(recipe, address.size if address else 1, model=model)
 
     def on_step(step: StepMetrics) -> None:
         advance(1, step.tokens)

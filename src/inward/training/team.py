@@ -109,11 +109,14 @@ ALONE = Team()
 
 @dataclass(frozen=True, slots=True)
 class TeamAddress:
-    """Where and as which process one joins a team: at a port of this machine, as `rank` of `size`. It can be pickled."""
+    """Where and as which process one joins a team: at a port of this machine, as `rank` of `size`. It can be pickled.
+
+    Without a port somebody else (Ray Train) has joined the processes, maybe of several machines, to a group, and ends it.
+    """
 
     rank: int
     size: int
-    port: int
+    port: int | None = None
 
 
 def deal(pairs: Sequence[Example], processes: int) -> list[list[Example]]:
@@ -146,6 +149,12 @@ def join_team(address: TeamAddress) -> Iterator[Team]:
     """
     from accelerate import PartialState
 
+    on_processor = not torch.cuda.is_available()
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number, and says so
+    if address.port is None:
+        PartialState(cpu=on_processor, **({"backend": "gloo"} if on_processor else {}))
+        yield Team(address.rank, address.size)
+        return
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(address.port),
@@ -155,8 +164,6 @@ def join_team(address: TeamAddress) -> Iterator[Team]:
         "LOCAL_WORLD_SIZE": str(address.size),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the other side's, not one to be opened by rank 0
     }
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number, and says so
-    on_processor = not torch.cuda.is_available()
     if on_processor:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # all are on this machine, and nobody else is to join
     with peers():
