@@ -133,9 +133,9 @@ class Recording:
                 self.rows.append(len(self.texts))
                 self.texts.append(list(prompt[:-1]))
 
-    def step(self, tokens_R: Sequence[int]) -> Tensor:
+    def step(self, tokens_R: Tensor) -> Tensor:
         logits_RV = self.inner.step(tokens_R)
-        for row, token, logits_V in zip(self.rows, tokens_R, logits_RV, strict=True):
+        for row, token, logits_V in zip(self.rows, tokens_R.tolist(), logits_RV, strict=True):
             self.steps.append((row, len(self.texts[row]), logits_V.float().clone()))
             self.texts[row].append(token)
         return logits_RV
@@ -155,7 +155,8 @@ def check_sampling(model: Any, sampling: str) -> None:
     decoder = Recording(SharedPrefixDecoder(model, []) if sampling == "shared" else PaddedDecoder(model))
     requests = [Request(id=str(index), tokens=prompt, k=2) for index, prompt in enumerate(PROMPTS)]
     rules = Rules(stops=frozenset(range(0, 260, 7)), max_new_tokens=NEW_TOKENS, decode=str)
-    decode(decoder, requests, rules, Decoding(temperature=2.0, top_p=1.0), rows=5, seed=1, progress=None)
+    decoding = Decoding(temperature=2.0, top_p=1.0)
+    decode(decoder, requests, rules, decoding, rows=5, seed=1, progress=None, device=torch.device("cpu"))
     model.set_attn_implementation(usual)
     plain = [model(torch.tensor([text]), use_cache=False).logits[0].float() for text in decoder.texts]
     assert len(plain) == 6

@@ -84,7 +84,7 @@ def test_sums_are_taken_in_fp32_whatever_the_logits_are_in() -> None:
     torch.testing.assert_close(logsumexp(logits).double(), logits.double().logsumexp(-1), rtol=1e-6, atol=1e-5)
     tokens = list(range(70))
     expected = logits.double().log_softmax(-1)[tokens, tokens]
-    torch.testing.assert_close(torch.tensor(token_logps(logits, tokens)).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(token_logps(logits, torch.tensor(tokens)).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batching", ["shared", "padded"])

@@ -17,7 +17,7 @@ from inward.engines.row import Rules
 from inward.engines.transformers.decode import Decoder, decode
 from inward.engines.transformers.engine import load_engine
 from inward.engines.transformers.linear_layout import lay_out_linears
-from inward.engines.transformers.nucleus import draw, largest, row_key, uniforms
+from inward.engines.transformers.nucleus import check_finite, draw, largest, row_key, uniforms
 from inward.engines.transformers.padded import PaddedDecoder
 from inward.engines.transformers.shared_prefix import SharedPrefixDecoder
 from inward.errors import InwardError, UsageError
@@ -58,9 +58,9 @@ class Watched:
         for prompt, count in zip(prompts, counts, strict=True):
             self.texts += [list(prompt[:-1]) for _ in range(count)]
 
-    def step(self, tokens_R: Sequence[int]) -> torch.Tensor:
+    def step(self, tokens_R: torch.Tensor) -> torch.Tensor:
         logits = self.inner.step(tokens_R)
-        for text, token, found in zip(self.texts, tokens_R, logits, strict=True):
+        for text, token, found in zip(self.texts, tokens_R.tolist(), logits, strict=True):
             text.append(token)
             self.worst = max(self.worst, float((found.float() - plain_logits(self.model, text)).abs().max()))
         return logits
@@ -83,13 +83,47 @@ def test_every_step_has_the_logits_of_a_plain_forward_pass(engine: Any, kind: st
     requests = [*ask(engine), Request(id="one token", tokens=(65,), k=4)]
     stops = frozenset(range(0, 259, 23))
     rules = Rules(stops=stops, max_new_tokens=40, decode=engine._text)
-    rows = decode(watched, requests, rules, Decoding(temperature=1.5, top_p=1.0), rows=7, seed=3, progress=None)
+    decoding = Decoding(temperature=1.5, top_p=1.0)
+    rows = decode(watched, requests, rules, decoding, rows=7, seed=3, progress=None, device=torch.device("cpu"))
     engine.model.set_attn_implementation("inward_shared_prefix")
     assert len(rows) == 19
     assert max(len(row.tokens) for row in rows) > 32  # more than one block
     assert watched.admitted > 2
     assert watched.kept > 2
     assert watched.worst < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["shared", "padded"])
+@pytest.mark.parametrize("late", [1, 4, 50])
+@torch.inference_mode()
+def test_tokens_that_are_read_late_are_the_same(engine: Any, kind: str, late: int) -> None:
+    """A row goes on for some steps after it has ended, and nothing of that is kept: neither tokens nor log-probabilities."""
+    engine.model.set_attn_implementation("inward_shared_prefix" if kind == "shared" else "sdpa")
+    rules = Rules(stops=frozenset(range(0, 259, 23)), max_new_tokens=40, decode=engine._text)
+    drawn = []
+    for steps in (0, late):
+        decoder: Decoder = SharedPrefixDecoder(engine.model, []) if kind == "shared" else PaddedDecoder(engine.model)
+        taken: list[tuple[int, int]] = []
+        rows = decode(
+            decoder,
+            ask(engine),
+            rules,
+            Decoding(temperature=1.5, top_p=1.0, logps=True),
+            rows=7,
+            seed=3,
+            progress=lambda ended, tokens, taken=taken: taken.append((ended, tokens)),  # type: ignore[misc]
+            device=torch.device("cpu"),
+            late=steps,
+        )
+        assert sum(ended for ended, _ in taken) == len(rows)
+        assert sum(tokens for _, tokens in taken) == sum(len(row.tokens) for row in rows)
+        drawn.append({(row.request_id, row.index): row for row in rows})
+    engine.model.set_attn_implementation("inward_shared_prefix")
+    assert drawn[0].keys() == drawn[1].keys()
+    for key, row in drawn[0].items():
+        other = drawn[1][key]
+        assert (row.tokens, row.finish) == (other.tokens, other.finish)
+        assert other.logps == pytest.approx(row.logps, abs=1e-4)
 
 
 def test_nearly_no_temperature_gives_the_greedy_tokens_of_generate(engine: Any) -> None:
@@ -111,7 +145,7 @@ def test_bf16_stays_near_fp32(folder: Path, engine: Any) -> None:
     with torch.inference_mode():
         decoder = SharedPrefixDecoder(low.model, [])
         decoder.admit([prompt], [2])
-        found = decoder.step([prompt[-1]] * 2).float()
+        found = decoder.step(torch.tensor([prompt[-1]] * 2)).float()
         expected = plain_logits(engine.model, prompt)
     assert float((found - expected).abs().mean()) < 0.03 * float(expected.std())
 
@@ -169,15 +203,15 @@ def test_draw_picks_by_the_cumulative_distribution() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(5, 1)
     numbers = np.array([0.0, 0.52, 0.53, 0.84, 0.999999999])
     whole = Decoding(temperature=1.0, top_p=0.94)  # keeps 0.5, 0.3, 0.15: mass 0.95
-    assert draw(logits, whole, numbers) == [0, 0, 1, 1, 2]
-    assert draw(logits, replace(whole, top_k=2), numbers) == [0, 0, 0, 1, 1]
-    assert draw(logits, replace(whole, top_p=0.01), numbers) == [0] * 5
-    assert draw(logits, replace(whole, top_p=1.0), np.array([0.96] * 5)) == [3] * 5
+    assert draw(logits, whole, numbers).tolist() == [0, 0, 1, 1, 2]
+    assert draw(logits, replace(whole, top_k=2), numbers).tolist() == [0, 0, 0, 1, 1]
+    assert draw(logits, replace(whole, top_p=0.01), numbers).tolist() == [0] * 5
+    assert draw(logits, replace(whole, top_p=1.0), np.array([0.96] * 5)).tolist() == [3] * 5
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(InwardError, match="not finite"):
-        draw(torch.tensor([[0.0, float("nan")]]), Decoding(), np.array([0.5]))
+        check_finite(draw(torch.tensor([[0.0, float("nan")]]), Decoding(), np.array([0.5])).tolist())
 
 
 def test_uniforms_are_uniform_and_belong_to_key_and_position() -> None:

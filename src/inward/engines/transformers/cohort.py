@@ -73,9 +73,9 @@ class Cohort:
         return len(self.prompt_of_row)
 
     @property
-    def positions(self) -> list[int]:
+    def positions_R(self) -> torch.Tensor:
         """Where each row's next token stands in its own text."""
-        return [self.lengths_P[prompt] + self.drawn for prompt in self.prompt_of_row]
+        return self._lengths_R + self.drawn
 
     def reserve(self) -> None:
         """Make room for one more token in every layer."""
@@ -146,6 +146,7 @@ class Cohort:
         self._slots = torch.tensor(slots, device=prefix.device)
         self._slot_of_row = torch.tensor(slot_of_row, device=prefix.device)
         lengths = torch.tensor(self.lengths_P, device=prefix.device)
+        self._lengths_R = lengths[prompt_of_row]
         beyond = torch.arange(prefix.shape[2], device=prefix.device)[None] >= lengths[:, None]
         self._bias = torch.zeros(beyond.shape, dtype=prefix.dtype, device=prefix.device)
         self._bias = self._bias.masked_fill(beyond, -torch.inf)[:, None, None]

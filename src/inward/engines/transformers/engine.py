@@ -34,6 +34,9 @@ from inward.models.tokenizer import context_of, encode_chat, encode_text, load_t
 
 log = logging.getLogger(__name__)
 
+LATE = 4
+"""Steps that a GPU may be ahead of the reading of its tokens (`decode`); no GPU has run this yet."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TransformersEngine:
@@ -116,7 +119,18 @@ class TransformersEngine:
         rules = make_rules(decoding, scaffold, stops=self.stops, encode=self.tokens, decode=self._text)
         check_lengths(requests, rules, self.context)
         decoder: Decoder = SharedPrefixDecoder(self.model, []) if self.shared else PaddedDecoder(self.model)
-        rows = decode(decoder, requests, rules, decoding, rows=self._rows(requests, rules), seed=seed, progress=progress)
+        on = self.model.device
+        rows = decode(
+            decoder,
+            requests,
+            rules,
+            decoding,
+            rows=self._rows(requests, rules),
+            seed=seed,
+            progress=progress,
+            device=on,
+            late=0 if on.type == "cpu" else LATE,
+        )
         order = {request.id: index for index, request in enumerate(requests)}
         rows.sort(key=lambda row: (order[row.request_id], row.index))
         openings = opening_logps(self.model, requests, rules.opening) if decoding.logps else {}

@@ -34,11 +34,9 @@ def logsumexp(logits_RV: Tensor, *, normalise: bool = False) -> Tensor:
     return torch.cat(sums)
 
 
-def token_logps(logits_RV: Tensor, tokens_R: Sequence[int]) -> list[float]:
-    """Return the log-probability (nats) of one token for each row."""
-    index_R1 = torch.tensor(tokens_R, device=logits_RV.device)[:, None]
-    logps_R: list[float] = (logits_RV.gather(1, index_R1)[:, 0].float() - logsumexp(logits_RV)).tolist()
-    return logps_R
+def token_logps(logits_RV: Tensor, tokens_R: Tensor) -> Tensor:
+    """Return the log-probability (nats) of one token for each row [R]."""
+    return logits_RV.gather(1, tokens_R[:, None])[:, 0].float() - logsumexp(logits_RV)
 
 
 def opening_logps(model: Any, requests: Sequence[Request], opening: Sequence[int]) -> dict[str, tuple[float, ...]]:
@@ -52,5 +50,5 @@ def opening_logps(model: Any, requests: Sequence[Request], opening: Sequence[int
     for request in requests:
         tokens = torch.tensor([[*request.tokens, *opening[:-1]]], device=model.device)
         logits_RV = model(tokens, use_cache=False, logits_to_keep=len(opening)).logits[0]
-        openings[request.id] = tuple(token_logps(logits_RV, opening))
+        openings[request.id] = tuple(token_logps(logits_RV, torch.tensor(opening, device=model.device)).tolist())
     return openings

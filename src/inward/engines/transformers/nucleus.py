@@ -68,10 +68,10 @@ def largest(logits_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     return values, ids.gather(1, picked)
 
 
-def draw(logits_RV: torch.Tensor, decoding: Decoding, uniforms_R: npt.NDArray[np.float64]) -> list[int]:
-    """Draw one token id for each row by inverting the cumulative distribution at its uniform number.
+def draw(logits_RV: torch.Tensor, decoding: Decoding, uniforms_R: npt.NDArray[np.float64]) -> torch.Tensor:
+    """Draw one token id for each row [R] by inverting the cumulative distribution at its uniform number.
 
-    The tokens are read from the device once, and with them whether a row's numbers were finite. Raises InwardError where not.
+    Nothing is read from the device: a row whose numbers were not finite gets `NOT_FINITE`, which `check_finite` looks for.
     """
     values, ids = largest(logits_RV, decoding.top_k)
     probs = torch.softmax(values.float() / decoding.temperature, dim=-1)
@@ -80,8 +80,10 @@ def draw(logits_RV: torch.Tensor, decoding: Decoding, uniforms_R: npt.NDArray[np
     mass = cumulative.gather(1, kept - 1)
     target = to_device(torch.as_tensor(uniforms_R, dtype=torch.float32), mass.device)[:, None] * mass
     picked = torch.minimum((cumulative <= target).sum(-1, keepdim=True), kept - 1)
-    tokens_R = ids.gather(1, picked)[:, 0].where(cumulative[:, -1].isfinite(), NOT_FINITE)
-    tokens: list[int] = tokens_R.tolist()
+    return ids.gather(1, picked)[:, 0].where(cumulative[:, -1].isfinite(), NOT_FINITE)
+
+
+def check_finite(tokens: Sequence[int]) -> None:
+    """Raise InwardError if the model's logits allowed no token."""
     if NOT_FINITE in tokens:
         raise InwardError("the model gave logits that are not finite; its weights are damaged or its training diverged")
-    return tokens

@@ -52,8 +52,8 @@ class PaddedDecoder:
             self._cache.reorder_cache(rows)
         self._mask = mask[rows]
 
-    def step(self, tokens_R: Sequence[int]) -> torch.Tensor:
-        ids = torch.tensor(tokens_R, device=self._model.device)[:, None]
+    def step(self, tokens_R: torch.Tensor) -> torch.Tensor:
+        ids = tokens_R[:, None]
         self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
         output = self._forward(ids, self._mask, self._mask.sum(1, keepdim=True) - 1)
         logits: torch.Tensor = output.logits[:, -1]

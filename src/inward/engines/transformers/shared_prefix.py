@@ -98,13 +98,11 @@ class SharedPrefixDecoder:
         prompt_of_row = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
         self.cohorts.append(Cohort(_join(keys), _join(values), lengths, prompt_of_row))
 
-    def step(self, tokens_R: Sequence[int]) -> torch.Tensor:
+    def step(self, tokens_R: torch.Tensor) -> torch.Tensor:
         for cohort in self.cohorts:
             cohort.reserve()
-        device = self.model.device
-        positions = torch.tensor([position for cohort in self.cohorts for position in cohort.positions], device=device)
-        ids = torch.tensor(tokens_R, device=device)
-        output = self.model(ids[:, None], position_ids=positions[:, None], use_cache=False, cohorts=self.cohorts)
+        positions_R = torch.cat([cohort.positions_R for cohort in self.cohorts])
+        output = self.model(tokens_R[:, None], position_ids=positions_R[:, None], use_cache=False, cohorts=self.cohorts)
         for cohort in self.cohorts:
             cohort.drawn += 1
         logits: torch.Tensor = output.logits[:, -1]

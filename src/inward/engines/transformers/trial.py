@@ -82,12 +82,12 @@ def choose_decoder(
     def shared(tried: Any, exact: bool) -> float:
         expected = plain_logits(tried, batch(tried, exact).texts())
         with with_attention(tried, NAME):
-            distance = worst(decoded(SharedPrefixDecoder(tried, []), batch(tried, exact)), expected)
+            distance = worst(decoded(SharedPrefixDecoder(tried, []), batch(tried, exact), tried.device), expected)
             return max(distance, likelihood_difference(tried, share=True)) if exact else distance
 
     def padded(tried: Any, exact: bool) -> float:
         expected = plain_logits(tried, batch(tried, exact).texts())
-        distance = worst(decoded(PaddedDecoder(tried), batch(tried, exact)), expected)
+        distance = worst(decoded(PaddedDecoder(tried), batch(tried, exact), tried.device), expected)
         return max(distance, likelihood_difference(tried, share=False)) if exact else distance
 
     name, reasons = choose_way(model, [Way("shared", True, shared), Way("padded", False, padded)], small)
@@ -108,14 +108,15 @@ def plain_logits(model: Any, texts: Sequence[Sequence[int]]) -> list[torch.Tenso
     return [model(torch.tensor([list(text)], device=model.device), use_cache=False).logits[0].float() for text in texts]
 
 
-def decoded(decoder: Decoder, batch: Batch) -> Iterator[tuple[int, int, torch.Tensor]]:
+def decoded(decoder: Decoder, batch: Batch, device: torch.device) -> Iterator[tuple[int, int, torch.Tensor]]:
     """Decode a batch; yield row, position in the row's text and logits [V] for every row and step."""
     decoder.admit(batch.prompts, batch.counts)
     texts = batch.texts()
     rows = list(range(len(texts)))
     for step in range(len(batch.replies[0])):
         positions = [len(texts[row]) - len(batch.replies[row]) - 1 + step for row in rows]
-        logits_RV = decoder.step([texts[row][position] for row, position in zip(rows, positions, strict=True)])
+        tokens = [texts[row][position] for row, position in zip(rows, positions, strict=True)]
+        logits_RV = decoder.step(torch.tensor(tokens, device=device))
         yield from zip(rows, positions, logits_RV, strict=True)
         if step in batch.kept:
             rows = [rows[row] for row in decoder.keep(batch.kept[step])]
