@@ -102,6 +102,7 @@ def _step(core: Any) -> list[Any]:
 
 def _ask_stretch(core: Any, name: str, asked: _Asked, rules: Rules, decoding: Decoding, seed: int) -> None:
     from vllm import SamplingParams, TokensPrompt
+    from vllm.exceptions import VLLMError
     from vllm.sampling_params import RequestOutputKind
 
     try:
@@ -117,7 +118,7 @@ def _ask_stretch(core: Any, name: str, asked: _Asked, rules: Rules, decoding: De
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-    except ValueError as error:
+    except (VLLMError, ValueError) as error:
         raise UsageError(f"vLLM cannot draw as the recipe's temperature, top_p and top_k say: {error}") from error
     core.add_request(name, TokensPrompt(prompt_token_ids=asked.text), sampling)
 

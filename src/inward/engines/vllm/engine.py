@@ -93,7 +93,11 @@ class VllmEngine:
             if self._take_weights(path, config, context):
                 before = None
         self.tokenizer, self.stops, self.context, self.reference = tokenizer, stops, context, reference
-        self.reading = Reading(there=prompt_logps(self.llm.llm_engine, reference), here=here)
+        try:
+            self.reading = Reading(there=prompt_logps(self.llm.llm_engine, reference), here=here)
+        except InwardError as error:
+            self._end()
+            raise UsageError(f"vLLM cannot run the model {folder}: {error}. Choose sampling.engine = 'transformers'") from error
         if problem := disagreement(self.reading, before):
             self._end()
             raise InwardError(

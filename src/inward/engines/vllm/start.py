@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ NEEDED: Final = {
     "SamplingParams": ("detokenize", "ignore_eos", "logprobs", "output_kind", "prompt_logprobs", "seed", "stop_token_ids"),
 }
 """What of vLLM is used and has not always been there."""
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The vLLM of this process that has not ended, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ def require_vllm() -> Any:
     try:
         with _without_warnings():
             package = importlib.import_module("vllm")
+            importlib.import_module("vllm.exceptions").VLLMError  # noqa: B018 (whether it is there)
             lacking = [f"{owner}.{name}" for owner, names in NEEDED.items() for name in _absent(getattr(package, owner), names)]
     except ModuleNotFoundError as error:
         if error.name == "vllm":
@@ -88,8 +92,12 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
     Raises UsageError where its weights do not fit, or vLLM refuses it, and what `require_vllm` raises.
     """
     package, settings = require_vllm(), how.settings
+    from vllm.exceptions import VLLMError
+
     on_gpu = device().type == "cuda"
     _check_memory(path, config, how)
+    if _alive:  # they would share process groups, and the end of one would take them from the other
+        raise UsageError("this process holds a vLLM engine already: close it first, or make the other one in another process")
     arguments: dict[str, Any] = {
         "model": str(path),
         "skip_tokenizer_init": True,  # tokens go in and come out
@@ -113,13 +121,13 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
     set_num_threads = torch.set_num_threads
     try:
         with _without_warnings():
-            return package.LLM(**arguments)
+            llm = package.LLM(**arguments)
     except ImportError as error:
         raise UsageError(
             f"vLLM lacks a package that this model takes: {error}. Install it, or pip install 'inward[vllm]'"
         ) from error
-    except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        _clean_up()
+    except (VLLMError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        clean_up()
         raise UsageError(
             f"vLLM {package.__version__} does not take the model {path}: {error}. Where memory is short, raise "
             "sampling.vllm.memory or sampling.vllm.tensor_parallel, or lower sampling.rows; a model that vLLM does not know is "
@@ -127,6 +135,8 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
         ) from error
     finally:
         torch.set_num_threads = set_num_threads  # on processors vLLM makes it do nothing, for everybody in this process
+    _alive.add(llm)
+    return llm
 
 
 def why_not_reload(config: Any) -> str | None:
@@ -162,21 +172,18 @@ def reload(llm: Any, path: Path | str, *, asleep: bool) -> None:
 
 
 def end(llm: Any) -> None:
-    """End vLLM and give its memory back: that of the last reference to `llm` once the caller drops it and calls `clean_up`."""
+    """End vLLM. Its memory is back once the caller has dropped `llm` and calls `clean_up`."""
     llm.llm_engine.engine_core.shutdown()
+    _alive.discard(llm)
 
 
 def clean_up() -> None:
-    """Give back what vLLM leaves behind in this process."""
-    _clean_up()
-    give_back_memory()
-
-
-def _clean_up() -> None:
+    """Give back what a vLLM that has ended, or did not start, leaves behind in this process."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     with _without_warnings():
         cleanup_dist_env_and_memory()
+    give_back_memory()
 
 
 def _absent(owner: Any, names: tuple[str, ...]) -> list[str]:
