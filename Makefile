@@ -1,5 +1,6 @@
 # setup: .venv with the pinned packages.  demo: the whole loop on one small model.  test: all that CI runs.
-# test-vllm: the tests of vLLM, on its build for processors, in .venv-vllm.  check: the static half of test.
+# test-vllm: the tests of vLLM, on its build for processors, in .venv-vllm.  test-gpu: the tests for whoever has a GPU.
+# check: the static half of test.
 #  bench: speed and cost, one JSON object each.  clean: what all of these made.
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ PYTHON = $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
 
-.PHONY: setup demo test test-vllm check bench clean
+.PHONY: setup demo test test-vllm test-gpu check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -50,8 +51,11 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt | $(STAMP)
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest tests/gpu tests/contract/test_engines.py tests/integration/test_memory_turns.py -rs
+
 bench: $(STAMP)
-	@for bench in loop judging sampling reward_model training memory_table; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
+	@for bench in loop judging sampling reward_model training memory_table cluster; do $(BIN)/python -m benchmarks.$$bench --json || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
