@@ -66,6 +66,7 @@ def problems(found: Checked, folder: Path) -> list[str]:
 TRAINING = "training 8b would take about N GiB"
 SAMPLING = "sampling with model.path 8b would take at least N GiB"
 JUDGING = "judging with judge.path judge would take at least N GiB"
+VLLM = "vllm is not installed"
 DISK = "run is on a disk with N GiB free, and the run would come to hold up to N: "
 MISSING: dict[str, list[str]] = {
     "demo": [],
@@ -73,11 +74,13 @@ MISSING: dict[str, list[str]] = {
     "semi-online": [],
     "paper": [TRAINING, SAMPLING, JUDGING, DISK],
     "paper-pairwise": [TRAINING, "the endpoint http://localhost:1/v1 cannot be reached", SAMPLING, DISK],
-    "one-gpu-lora": [SAMPLING, JUDGING, DISK],
+    "one-gpu-lora": [VLLM, SAMPLING, JUDGING, DISK],
+    "cluster": ["no Ray cluster can be joined at execution.ray = ", VLLM, SAMPLING, JUDGING, DISK],
     "many-gpus": [
         "execution.workers = 8 is made for as many GPUs, and this machine has none and 2 processor cores",
         "execution.processes = 8 is made for as many GPUs, and this machine has none and 2 processor cores",
         TRAINING,
+        VLLM,
         SAMPLING,
         JUDGING,
         DISK,
@@ -103,6 +106,8 @@ def test_a_shipped_recipe_says_what_the_machine_lacks_for_it(name: str, tmp_path
         overrides += [f"judge.path={shape_only(tmp_path / 'judge', judge)}", "judge.dtype=bfloat16"]
     if recipe.judge.kind == "pairwise":
         overrides += ["judge.endpoint.base_url=http://localhost:1/v1"]
+    if recipe.execution.ray is not None:
+        overrides += ["execution.ray=127.0.0.1:1"]
     found = checked(shipped()[name], tmp_path / "run", *overrides)
     told = problems(found, tmp_path)
     assert len(told) == len(MISSING[name]), told

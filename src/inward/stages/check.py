@@ -195,7 +195,7 @@ def _at_once(run: Run) -> dict[Kind, int]:
     from inward.stages.judging import needs_of
 
     judging, validating = needs_of(run.recipe.judge), needs_of(run.recipe.validation_judge)
-    workers, drawing = run.workers, _drawing_workers(run)
+    workers, drawing = _workers(run), _drawing_workers(run)
     return {
         "outputs": drawing,
         "validation": drawing,
@@ -207,15 +207,18 @@ def _at_once(run: Run) -> dict[Kind, int]:
 
 def _drawing_workers(run: Run) -> int:
     """Return how many workers draw outputs at once, each with all the accelerators that one engine takes."""
-    needs = Findings().attempt(partial(sampler_needs, run.recipe))  # that there are too few, `_check_devices` has said
-    if needs is not None and not needs.model:
-        return needs.at_once
-    return count_workers(run.recipe.execution, 1 if needs is None else needs.devices)
+    needs = Findings().attempt(partial(sampler_needs, run.recipe))
+    return _workers(run, 1 if needs is None else needs.devices)
+
+
+def _workers(run: Run, devices: int = 1) -> int:
+    """Return how many workers there are; 1 where that cannot be told, which `_check_devices` has said."""
+    return Findings().attempt(partial(count_workers, run.recipe.execution, devices)) or 1
 
 
 def _memory(run: Run, inputs: Inputs, findings: Findings) -> list[MemoryForecast]:
     """Return what the processes of each stage hold. That training does not fit `inputs.inspect` has said."""
-    recipe, workers, seed = run.recipe, run.workers, inputs.model
+    recipe, workers, seed = run.recipe, _workers(run), inputs.model
     used = {prompt.text for prompt in inputs.prompts or ()}
     counts = [count for lengths in inputs.lengths.values() for text, count in lengths.items() if text in used]
     longest, output = max(counts, default=recipe.prompts.max_tokens), recipe.sampling.max_new_tokens

@@ -33,6 +33,7 @@ def extras_of(recipe: Recipe) -> list[str]:
         "verifiable": any(isinstance(judge, VerifiableJudge) for _, judge in judges_of(recipe)),
         "datasets": any(isinstance(source, DatasetSource) for source in recipe.prompts.sources),
         "vllm": isinstance(recipe.sampling.engine_options, VllmSettings),
+        "ray": recipe.execution.ray is not None,
         "bitsandbytes": training.optimiser == "adamw_8bit" or training.quantise is not None,
     }
     return [extra for extra, used in uses.items() if used] + list(training.trackers)
