@@ -115,7 +115,8 @@ def test_a_shipped_recipe_says_what_the_machine_lacks_for_it(name: str, tmp_path
         assert problem.startswith(begins), told
     assert found.state == "new"
     assert not (tmp_path / "run").exists()
-    assert {one.stage for one in found.memory} >= ({"sampling", "training"} if small else {"training"})
+    if recipe.execution.ray is None:  # without an answer nobody knows how many processes share a step
+        assert {one.stage for one in found.memory} >= ({"sampling", "training"} if small else {"training"})
     assert len(found.iterations) == 2 * (recipe.iterations + 1)
 
 
