@@ -31,7 +31,7 @@ from inward.execution.pool import Pool
 from inward.records import Score
 from inward.runs.progress import Silent
 from tests.cluster import joined, started_cluster
-from tests.integration.cluster_kills import differences, run_here, run_with_kills, write_inputs
+from tests.integration.cluster_kills import run_until_all_are_killed, write_inputs
 
 Shards = list[list[_cluster_work.Item]]
 
@@ -105,12 +105,11 @@ def _kill() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = write_inputs(folder)
-        run_here(recipe, folder / "here")
         with started_cluster() as nodes:
-            report = run_with_kills(recipe, folder / "there", nodes)
+            report = run_until_all_are_killed(recipe, folder, nodes)
         return {
             "killed": report.killed,
-            "equal_to_one_machine": not differences(folder / "here", folder / "there"),
+            "equal_to_one_machine": not report.different,
             "not_compared": ["times", "execution.ray", "what judges spent"],
             "finished_work_lost": len(report.lost),
         }

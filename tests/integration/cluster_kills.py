@@ -45,14 +45,18 @@ KILLS = (
     Kill("training", "driver", "iter_001/checkpoints/epoch_01", "RayTrainWorker"),
     Kill("validation", "node", "iter_001/validation/epoch_01/outputs/part-*"),
 )
+MOST_RUNS = 4
+"""So often is a run started anew because a kill came too late."""
 
 
 @dataclass
 class Report:
-    """What became of a run: who was killed in which stage, and what was stored then and is gone or was made again."""
+    """What became of runs: who was killed in which stage, what was stored then and is gone or was made again, and which files
+    differ from those of a run on this machine."""
 
     killed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
 
 
 def write_inputs(folder: Path) -> Path:
@@ -71,9 +75,25 @@ def run_here(recipe: Path, out: Path) -> None:
     subprocess.run(command(recipe, out), check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def run_with_kills(recipe: Path, out: Path, nodes: Nodes, kills: tuple[Kill, ...] = KILLS) -> Report:
-    """Run over a cluster, kill what is to be killed, and start the run again whenever that was its own process."""
-    report, stored = Report(), dict[Path, int]()
+def run_until_all_are_killed(recipe: Path, folder: Path, nodes: Nodes) -> Report:
+    """Run on this machine, then over a cluster, again and anew while some kill came too late for its stage."""
+    run_here(recipe, folder / "here")
+    report, missed = Report(), KILLS
+    for attempt in range(MOST_RUNS):
+        there = folder / f"there-{attempt}"
+        missed = run_with_kills(recipe, there, nodes, missed, report)
+        report.different += differences(folder / "here", there)
+        if not missed:
+            break
+    return report
+
+
+def run_with_kills(recipe: Path, out: Path, nodes: Nodes, kills: tuple[Kill, ...], report: Report) -> tuple[Kill, ...]:
+    """Run over a cluster, kill what is to be killed, and start the run again whenever that was its own process.
+
+    Returns the kills that found nobody: their stage was over by then.
+    """
+    stored, missed = dict[Path, int](), list[Kill]()
     waiting = list(kills)
     log = out.with_suffix(".log")
     while True:
@@ -81,18 +101,20 @@ def run_with_kills(recipe: Path, out: Path, nodes: Nodes, kills: tuple[Kill, ...
             run = subprocess.Popen(command(recipe, out, f"execution.ray='{nodes.address}'"), stdout=file, stderr=file)
         while run.poll() is None:
             kill = next((kill for kill in waiting if any((out / "thinking").glob(kill.once))), None)
-            if kill and _strike(kill, run, nodes):
-                report.killed.append(f"{kill.what} in {kill.stage}")
-                stored |= _finished(out)
             if kill:
                 waiting.remove(kill)
+                if _strike(kill, run, nodes):
+                    report.killed.append(f"{kill.what} in {kill.stage}")
+                    stored |= _finished(out)
+                else:
+                    missed.append(kill)
             time.sleep(0.005)
         if run.returncode != -9:
             break
     assert run.returncode == 0, log.read_text()
     now = _finished(out)
-    report.lost = [str(path) for path, identity in stored.items() if now.get(path) != identity]
-    return report
+    report.lost += [str(path) for path, identity in stored.items() if now.get(path) != identity]
+    return (*missed, *waiting)
 
 
 def differences(one: Path, other: Path) -> list[str]:
