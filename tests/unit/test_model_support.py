@@ -190,6 +190,9 @@ def test_a_model_whose_state_cannot_be_carried_is_refused_by_name_before_and_aft
     path = save(tmp_path, "Rwkv", context_length=64, attention_hidden_size=32)
     with pytest.raises(UsageError, match=r"RwkvForCausalLM cannot be sampled: .*does not keep what it has read.*Use a model"):
         check_architecture(path)
+    elsewhere = check_architecture(path, sampled_here=False)
+    assert elsewhere is not None
+    assert (elsewhere.sampling, elsewhere.training) == ("refused", "padded")
     with pytest.raises(UsageError, match="RwkvForCausalLM cannot be sampled"):
         load_engine(path, dtype="float32")
 

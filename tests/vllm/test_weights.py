@@ -95,10 +95,7 @@ def nudged(source: Path, target: Path, by: float) -> Path:
 
 
 def test_new_weights_go_into_the_vllm_that_is_there_and_kept_ones_are_caught(folder: Path, tmp_path: Path) -> None:
-    other, near = (
-        fitting_model(tmp_path / "other", seed=1),
-        nudged(folder, tmp_path / "near", 0.003),
-    )
+    other, near = fitting_model(tmp_path / "other", seed=1), nudged(folder, tmp_path / "near", 0.003)
     engine = vllm_of(folder)
     first, vllm = engine.generate(ask(engine), LONG, seed=1), engine.llm
     engine.load(other)
@@ -120,11 +117,17 @@ def test_new_weights_go_into_the_vllm_that_is_there_and_kept_ones_are_caught(fol
         engine.load(folder)
     assert engine.llm.collective_rpc.__func__ is rpc.__func__
     assert engine.generate(ask(engine), LONG, seed=1) == first
-    model = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.model
-    gone = [weakref.ref(part) for part in (engine.llm, *model.parameters())]
     engine.close()
-    del vllm, rpc, model
-    assert not any(part() is not None for part in gone)
+
+
+def test_a_closed_engine_holds_no_weights_of_any_model_that_it_had(folder: Path, tmp_path: Path) -> None:
+    engine = vllm_of(folder)
+    engine.load(fitting_model(tmp_path, seed=1))
+    runner = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+    held = [weakref.ref(part) for part in (engine.llm, *runner.kv_caches, *runner.model.parameters())]
+    del runner
+    engine.close()
+    assert [type(part()) for part in held if part() is not None] == []
 
 
 def test_a_tied_head_is_never_the_one_of_earlier_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import inspect
 import logging
 import multiprocessing
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def require_vllm() -> Any:
         raise UsageError(f"vLLM cannot be used: {error}. Install a version that fits: pip install 'inward[vllm]'") from error
     if lacking:
         raise UsageError(
-            f"vLLM {package.__version__} lacks {', '.join(lacking)}, which are there in 0.32. Install a version that has them: "
+            f"vLLM {package.__version__} lacks {', '.join(lacking)}, which 0.32 has. Install a version that has them: "
             "pip install 'inward[vllm]'"
         )
     return package
@@ -181,6 +182,9 @@ def clean_up() -> None:
     """Give back what a vLLM that has ended, or did not start, leaves behind in this process."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    notes = sys.modules.get("vllm.model_executor.model_loader.reload.layerwise")
+    if notes is not None:  # vLLM's table of how to reload each layer holds on to all weights once they have been reloaded
+        getattr(notes, "LAYERWISE_INFO", {}).clear()
     with _without_warnings():
         cleanup_dist_env_and_memory()
     give_back_memory()
