@@ -1,7 +1,6 @@
-# setup: .venv with the pinned packages.  demo: the whole loop on one small model.  test: all that CI runs.
+# setup: .venv with the pinned packages.  demo: the whole loop on one small model.  test: what CI runs, but for
 # test-vllm: the tests of vLLM, on its build for processors, in .venv-vllm.  test-gpu: the tests for whoever has a GPU.
-# check: the static half of test.
-#  bench: speed and cost, one JSON object each.  clean: what all of these made.
+# check: the static half of test.  bench: speed and cost, one JSON object each.  clean: removes what all of these made.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
