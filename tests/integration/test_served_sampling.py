@@ -54,4 +54,5 @@ def test_a_run_draws_at_servers_and_goes_on_when_they_are_back(place: tuple[Path
         for name in ("run", "one")
     ]
     assert records[0]
-    assert records[0] == records[1]
+    assert [name for name in records[0] if records[0][name] != records[1].get(name)] == []  # bytes would take hours to explain
+    assert records[0].keys() == records[1].keys()

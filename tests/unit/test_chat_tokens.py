@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import weakref
 from datetime import date
 from pathlib import Path
@@ -164,3 +166,26 @@ def test_a_template_that_refuses_the_turns_is_one_message() -> None:
     tokenizer = make("regex", "mistral")
     with pytest.raises(UsageError, match=r"refuses the turns system, user: no system turn.*thought\.turn"):
         encode_chat(tokenizer, [{"role": "system", "content": "x"}, *user("y")])
+
+
+def test_threads_that_share_a_tokenizer_do_not_mix_up_how_they_encode() -> None:
+    tokenizer, chat = tiny_tokenizer(), user("Say hello.")
+    expected = encode_chat(tokenizer, chat)
+    stopped = threading.Event()
+
+    def encode_texts() -> None:
+        while not stopped.is_set():
+            encode_text(tokenizer, "Here is my thought process: <R>")
+
+    others = [threading.Thread(target=encode_texts) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in others:
+            thread.start()
+        assert {encode_chat(tokenizer, chat) for _ in range(2000)} == {expected}
+    finally:
+        stopped.set()
+        sys.setswitchinterval(interval)
+        for thread in others:
+            thread.join()

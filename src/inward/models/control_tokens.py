@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from inward.errors import UsageError
 from inward.models.chat_template import Messages, render
 from inward.models.literal import Renamed, Stretches
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Rendered = Callable[[Messages], str]
 """Applies the chat template."""
 TRIALS: tuple[Sequence[Literal["system", "user", "assistant"]], ...] = (
@@ -45,6 +48,21 @@ class Masked:
     """True where a part is a control token; false where all parts could only become one beside other text."""
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""A tokenizer of `transformers` keeps its options in itself from a call to the encoding: two threads would mix them up."""
+
+
+def one_at_a_time(encode: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that encodes with tokenizers and that only one thread is in at a time."""
+
+    @wraps(encode)
+    def alone(*arguments: P.args, **options: P.kwargs) -> R:
+        with _ONE_AT_A_TIME:
+            return encode(*arguments, **options)
+
+    return alone
+
+
 class ControlTokens:
     """The control tokens of one tokenizer, and the encoding of text that may spell them out; `control_tokens` makes one."""
 
@@ -58,6 +76,7 @@ class ControlTokens:
         self._ends = {marker[size:] for marker in by_length for size in range(1, len(marker))}
         self._stand_in = str(10**39 + secrets.randbelow(10**39))  # digits: templates may trim, upper-case or quote a content
 
+    @one_at_a_time
     def spells(self, text: str) -> bool:
         """Say whether the tokenizer would make a control token out of `text`, as it stands or once it is normalised."""
         if self._pattern.search(text):
@@ -68,6 +87,7 @@ class ControlTokens:
         tokens = set(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
         return not tokens.isdisjoint(token for token in self.ids.values() if token != unknown)
 
+    @one_at_a_time
     def encode_chat(self, messages: Messages, rendered: Rendered) -> tuple[int, ...]:
         """Return the tokens of a conversation, of which only the template writes control tokens."""
         text = self._render(messages, rendered)
@@ -75,16 +95,19 @@ class ControlTokens:
             return self._literal.encode_pieces(text)
         return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
+    @one_at_a_time
     def chat_text(self, messages: Messages, rendered: Rendered) -> str:
         """Return the text of a conversation as `encode_chat` encodes it."""
         return "".join(self._render(messages, rendered))
 
+    @one_at_a_time
     def encode_text(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Return the tokens of a text that has no template; `add_special_tokens` adds those that frame every input."""
         if self.spells(text):
             return self._literal.encode(text, add_special_tokens=add_special_tokens)[0]
         return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False).input_ids)
 
+    @one_at_a_time
     def encode_pair(self, first: str, second: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Return the tokens of two texts as the tokenizer joins them, and their types where it tells the texts apart."""
         encoded = self._tokenizer(first, second, verbose=False)

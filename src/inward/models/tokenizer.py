@@ -12,7 +12,7 @@ from typing import Any
 from inward.errors import UsageError
 from inward.models.architectures import position_limit
 from inward.models.chat_template import Messages, render
-from inward.models.control_tokens import control_tokens
+from inward.models.control_tokens import control_tokens, one_at_a_time
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def chat_text(tokenizer: Any, messages: Messages, *, reply: bool = True, today: 
     return control_tokens(tokenizer).chat_text(messages, partial(render, tokenizer, reply=reply, today=today))
 
 
+@one_at_a_time
 def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Return the tokens of a text of our own that stands inside a turn. A special token that it spells out is text.
 
