@@ -298,7 +298,7 @@ def test_each_iteration_loads_its_model_no_oftener_than_it_must(
 
         monkeypatch.setattr(module, name, counted)
 
-    count("sampler", engine, "_load_model")
+    count("sampler", engine, "load_model")
     count("reference", reference, "load_model")
     count("trainer", trainee, "load_model")
     settings = ("iterations=3", "prompts.per_iteration=6", "prompts.recur=true", "arms=['direct']", "validation.every=3")

@@ -13,6 +13,7 @@ import pytest
 from inward.errors import JudgeError
 from inward.execution.complete import complete
 from inward.execution.here import Here
+from inward.execution.pool import Pool
 from inward.execution.processes import Processes
 from inward.execution.task import Executor, Resource, Shard, Task
 from inward.judging.spending import Spending, total
@@ -91,7 +92,11 @@ def _work(judge: Paying, items: Sequence[str], _: Any) -> list[Score]:
     return judge.work(items)
 
 
-@pytest.mark.parametrize("make", [Here, pytest.param(partial(Processes, 1), marks=pytest.mark.slow)])
+def one_process() -> Executor:
+    return Pool(Processes(1))
+
+
+@pytest.mark.parametrize("make", [Here, pytest.param(one_process, marks=pytest.mark.slow)])
 def test_what_a_failed_shard_spent_is_booked(tmp_path: Path, make: Callable[[], Executor]) -> None:
     tmp_path.joinpath("scores").mkdir()
     executor = make()

@@ -104,9 +104,9 @@ def _train_once(run: Run, call: Call, place: Place, steps: int) -> None:
 
     def restart() -> None:
         run.reporter.end()
-        run.reporter.begin(place, steps - saved_step(out / "state"), "steps")
+        run.reporter.begin(place, steps - saved_step(call[4] / "state"), "steps")
 
-    size, out, advance, label = run.training_processes, call[4], run.reporter.advance, str(place)
+    size, advance, label = run.training_processes, run.reporter.advance, str(place)
     if run.recipe.execution.ray is None:
         with open_team(size) as addresses:
             in_processes(train_model, [(*call, address) for address in addresses], advance=advance, label=label)
