@@ -23,6 +23,7 @@ from inward.runs.directory import RunDir
 from inward.runs.opening import prepare, stored_recipe
 from inward.runs.shards import read_stage
 from tests.integration.test_kill import Forks, contents, write_recipe
+from tests.integration.test_loop import run
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +67,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Fork
     forks = Forks(folder / "log.txt")
     yield recipe, forks
     forks.close()
-
-
-def run(place: tuple[Path, Forks], out: Path, *overrides: str) -> RunDir:
-    recipe, forks = place
-    forks.log.write_text("")
-    assert forks.run("run", str(recipe), *overrides, "--out", str(out)) == {"code": 0}, forks.log.read_text()
-    return RunDir(out)
 
 
 @pytest.fixture(scope="module")

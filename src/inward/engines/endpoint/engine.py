@@ -11,9 +11,8 @@ requests with --enable-lora.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -27,12 +26,20 @@ from inward.engines.endpoint.fleet import Fleet, Target
 from inward.engines.endpoint.pool import Offer
 from inward.engines.endpoint.verify import Expected
 from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Engine, Progress, Request, Scaffold
+from inward.engines.merged import merged_folder
 from inward.engines.row import check_lengths, make_rules
-from inward.engines.transformers.engine import load_model, weights_folder
+from inward.engines.transformers.engine import weights_folder
 from inward.errors import UsageError
 from inward.models.names import local_folder
-from inward.models.tokenizer import encode_chat, encode_text, load_context, load_stop_tokens, load_tokenizer, plain_text
-from inward.storage import storage_errors
+from inward.models.tokenizer import (
+    context_of,
+    encode_chat,
+    encode_text,
+    load_config,
+    load_stop_tokens,
+    load_tokenizer,
+    plain_text,
+)
 
 MIXED = "Fünf Äpfel – 五個蘋果, 3.14 + 2 = 5.14; def f(x): return x  # ok?"
 """A text on which tokenizers differ."""
@@ -89,13 +96,16 @@ class EndpointEngine:
         source = Path(weights_folder(folder, base))
         source = (source if source.is_dir() else local_folder(str(source))).resolve()
         tokenizer = load_tokenizer(source, trust_remote_code=trusted)
-        context = load_context(source, tokenizer, trust_remote_code=trusted)
-        stops, vocabulary = load_stop_tokens(source, tokenizer, trust_remote_code=trusted), _vocabulary(source, trusted)
+        config = load_config(source, trust_remote_code=trusted)
+        context, vocabulary = context_of(config, tokenizer), int(config.get_text_config().vocab_size)
+        stops = load_stop_tokens(source, tokenizer, trust_remote_code=trusted)
         reference = reference_tokens(tokenizer, self.today)[: context - SPARE_TOKENS]
         with ExitStack() as stack:
             weights = source
             if weights_folder(folder, base) != str(folder):
-                weights = stack.enter_context(_merged(Path(folder), source, self.dtype, trusted))
+                merged = merged_folder(folder, source, dtype=self.dtype, trust_remote_code=trusted, within=Path(folder))
+                weights = stack.enter_context(merged)  # beside the adapter, where the servers see it too
+                weights.chmod(0o755)  # for servers of other users
             here = None
             if self.fleet.settings.check_weights:
                 here = forward_logps(weights, None, reference, dtype=self.dtype, trust_remote_code=trusted)
@@ -217,19 +227,3 @@ def _require_reload(offers: Sequence[Offer | None]) -> None:
             "a server of sampling.endpoint takes no new weights, so it could draw from the first model only: start vLLM with "
             "VLLM_SERVER_DEV_MODE=1 in its environment"
         )
-
-
-@contextmanager
-def _merged(adapter: Path, base: Path, dtype: Dtype, trust_remote_code: bool) -> Iterator[Path]:
-    """Give a folder with an adapter merged into its base, beside the adapter, where the servers see it too."""
-    with tempfile.TemporaryDirectory(prefix=".merged-", dir=adapter) as folder:
-        with storage_errors(Path(folder)):
-            load_model(adapter, base, dtype=dtype, trust_remote_code=trust_remote_code).save_pretrained(folder)
-            Path(folder).chmod(0o755)  # for servers of other users
-        yield Path(folder).resolve()
-
-
-def _vocabulary(weights: Path, trust_remote_code: bool) -> int:
-    from transformers import AutoConfig
-
-    return int(AutoConfig.from_pretrained(str(weights), trust_remote_code=trust_remote_code).get_text_config().vocab_size)

@@ -14,7 +14,6 @@ of the weights on disk for the time of a reload.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,8 +24,9 @@ from typing import Any
 from inward.config import Dtype, EngineOptions, VllmSettings
 from inward.engines.agreement import Reading, disagreement, forward_logps, reference_tokens
 from inward.engines.engine import CLOSED, Abilities, Completion, Decoding, Progress, Request, Scaffold
+from inward.engines.merged import merged_folder
 from inward.engines.row import check_lengths, make_rules
-from inward.engines.transformers.engine import load_model, weights_folder
+from inward.engines.transformers.engine import weights_folder
 from inward.engines.vllm.draw import draw, prompt_logps
 from inward.engines.vllm.start import Start, clean_up, end, reload, require_vllm, start, why_not_reload
 from inward.errors import InwardError, UsageError
@@ -40,7 +40,6 @@ from inward.models.tokenizer import (
     load_tokenizer,
     plain_text,
 )
-from inward.storage import storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +135,8 @@ class VllmEngine:
         if weights_folder(folder, base) == str(folder):
             yield folder
             return
-        model = load_model(folder, base, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
-        with tempfile.TemporaryDirectory(prefix="inward-merged-") as merged:
-            with storage_errors(Path(merged)):
-                model.save_pretrained(merged)
-            del model
-            yield Path(merged)
+        with merged_folder(folder, base, dtype=self.dtype, trust_remote_code=self.trust_remote_code) as merged:
+            yield merged
 
     def close(self) -> None:
         """Give back the model's memory. On GPUs vLLM sleeps on, without weights and keys, so that the next `load` is fast."""

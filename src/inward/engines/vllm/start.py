@@ -25,7 +25,8 @@ import torch
 
 from inward.config import VllmSettings
 from inward.errors import InwardError, MissingExtraError, UsageError
-from inward.hardware import device, give_back_memory, named_dtype, total_memory
+from inward.hardware import device, give_back_memory, total_memory
+from inward.models.size import cache_bytes, count_parameters
 
 log = logging.getLogger(__name__)
 ENVIRONMENT: Final = {
@@ -96,7 +97,7 @@ def start(path: Path | str, config: Any, how: Start) -> Any:
     from vllm.exceptions import VLLMError
 
     on_gpu = device().type == "cuda"
-    _check_memory(path, config, how)
+    _check_memory(path, how)
     if _alive:  # they would share process groups, and the end of one would take them from the other
         raise UsageError("this process holds a vLLM engine already: close it first, or make the other one in another process")
     arguments: dict[str, Any] = {
@@ -211,11 +212,10 @@ def _allow_children() -> None:
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
 
 
-def _check_memory(path: Path | str, config: Any, how: Start) -> None:
+def _check_memory(path: Path | str, how: Start) -> None:
     """Raise UsageError for weights that take more than vLLM may have. Nothing is known of those that are not here yet."""
-    stored = named_dtype(str(config.dtype)) if getattr(config, "dtype", None) else torch.float32
-    files = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-    weights = files * how.dtype.itemsize // stored.itemsize
+    parameters = count_parameters(Path(path), trust_remote_code=how.trust_remote_code) if Path(path).is_dir() else None
+    weights = (parameters or 0) * how.dtype.itemsize
     room = how.settings.tensor_parallel * how.settings.memory * total_memory(device())
     if weights > room:
         raise UsageError(
@@ -226,8 +226,7 @@ def _check_memory(path: Path | str, config: Any, how: Start) -> None:
 
 def _processor_cache(config: Any, how: Start) -> int:
     """Return the bytes of keys and values that all rows need at full length on a processor, or as many as they get at most."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * width * how.dtype.itemsize
-    return int(min(token * (how.context + PROCESSOR_BLOCK) * (how.rows + 1), PROCESSOR_CACHE))
+    token = cache_bytes(config, how.dtype.itemsize)
+    if token is None:  # heads of several widths
+        return PROCESSOR_CACHE
+    return min(token * (how.context + PROCESSOR_BLOCK) * (how.rows + 1), PROCESSOR_CACHE)
